@@ -1,0 +1,3 @@
+//! Load and latency percentiles for any Kafka-compatible broker.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The Kafscale broker.
+
+pub mod runtime;

@@ -1,0 +1,3 @@
+//! The Kafscale broker process.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Bytes to Kafka types and back: no async, no clock, no IO.
+
+pub mod types;

@@ -1,0 +1,81 @@
+//! The seam to the object store: create-only puts, ranged reads, paged lists, deletes.
+
+use bytes::Bytes;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+
+/// A boxed future that stays on its shard.
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// Why the store did not do as asked. Each kind says what is known of the outcome.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// No object has this key.
+    #[error("no object named {0}")]
+    NotFound(String),
+    /// A create found the key taken; nothing was written.
+    #[error("object {0} exists")]
+    Conflict(String),
+    /// The request was not applied; it may be tried again.
+    #[error("object store unavailable: {0}")]
+    Unavailable(String),
+    /// The request may have been applied, now or later; read back before deciding anything.
+    #[error("outcome unknown: {0}")]
+    OutcomeUnknown(String),
+    /// The store has no room (ENOSPC, quota); nothing was written.
+    #[error("object store is full: {0}")]
+    Full(String),
+    /// The request itself can never work (illegal key, range beyond the object's end, denied).
+    #[error("object store refused: {0}")]
+    Refused(String),
+}
+
+/// One object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Full key.
+    pub key: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Last modification, milliseconds since the Unix epoch.
+    pub modified_ms: i64,
+}
+
+/// One page of a listing, in ascending key order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListPage {
+    /// The objects of this page.
+    pub objects: Vec<ObjectMeta>,
+    /// Whether keys beyond the last one here may exist.
+    pub more: bool,
+}
+
+/// The end of an object, and how long the whole is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suffix {
+    /// The last bytes: as many as were asked for, or the whole object if it is shorter.
+    pub bytes: Bytes,
+    /// Size of the whole object in bytes.
+    pub object_len: u64,
+}
+
+/// An immutable object store. Keys are `/`-separated UTF-8 without empty, `.` or `..` parts.
+///
+/// An object is visible whole or not at all, and durable once `create` answers `Ok`.
+pub trait ObjectStore {
+    /// Creates `key` from the concatenation of `body`, if and only if nothing has that name.
+    fn create<'a>(&'a self, key: &'a str, body: Vec<Bytes>) -> LocalFuture<'a, Result<(), StoreError>>;
+
+    /// Reads `range` (end exclusive); a range that passes the object's end is cut there, one that begins beyond it is refused.
+    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Bytes, StoreError>>;
+
+    /// Reads the last `len` bytes and tells the object's size.
+    fn get_suffix<'a>(&'a self, key: &'a str, len: u64) -> LocalFuture<'a, Result<Suffix, StoreError>>;
+
+    /// Lists keys that start with `prefix` and sort after `start_after`, at most `limit` of them.
+    fn list<'a>(&'a self, prefix: &'a str, start_after: Option<&'a str>, limit: usize) -> LocalFuture<'a, Result<ListPage, StoreError>>;
+
+    /// Deletes `keys`; one that does not exist counts as deleted.
+    fn delete<'a>(&'a self, keys: &'a [String]) -> LocalFuture<'a, Result<(), StoreError>>;
+}
