@@ -1,3 +1,8 @@
 //! Bytes to Kafka types and back: no async, no clock, no IO.
 
+pub mod api;
+pub mod error_code;
+pub mod frame;
+pub mod messages;
 pub mod types;
+pub mod wire;

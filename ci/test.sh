@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# `make test`: format, lints, every test, and a summary of what ran.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+ci/install.sh
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+echo "== format"
+cargo fmt --all --check
+echo "== lints"
+cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+echo "== tests"
+status=0
+cargo test --workspace --locked 2>&1 | tee "$log" || status=$?
+passed=$(awk '/^test result:/ { n += $4 } END { print n + 0 }' "$log")
+failed=$(awk '/^test result:/ { n += $6 } END { print n + 0 }' "$log")
+echo
+echo "tests: $passed passed, $failed failed"
+exit "$status"

@@ -1,0 +1,135 @@
+//! Which APIs exist, and which versions the broker serves: ApiVersions and docs/protocol.md come from this table.
+
+macro_rules! api_keys {
+    ($($name:ident = $key:literal, flexible $flexible:literal,)*) => {
+        /// An API of the Kafka protocol.
+        #[allow(missing_docs)] // The names are Kafka's.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(i16)]
+        pub enum ApiKey {
+            $($name = $key,)*
+        }
+
+        impl ApiKey {
+            /// The API with this key.
+            pub fn from_key(key: i16) -> Option<ApiKey> {
+                match key {
+                    $($key => Some(ApiKey::$name),)*
+                    _ => None,
+                }
+            }
+
+            /// Kafka's name.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(ApiKey::$name => stringify!($name),)*
+                }
+            }
+
+            /// First version with compact fields and tags (KIP-482).
+            pub fn flexible_from(self) -> i16 {
+                match self {
+                    $(ApiKey::$name => $flexible,)*
+                }
+            }
+        }
+    };
+}
+
+api_keys! {
+    Produce = 0, flexible 9,
+    Fetch = 1, flexible 12,
+    ListOffsets = 2, flexible 6,
+    Metadata = 3, flexible 9,
+    OffsetCommit = 8, flexible 8,
+    OffsetFetch = 9, flexible 6,
+    FindCoordinator = 10, flexible 3,
+    JoinGroup = 11, flexible 6,
+    Heartbeat = 12, flexible 4,
+    LeaveGroup = 13, flexible 4,
+    SyncGroup = 14, flexible 4,
+    DescribeGroups = 15, flexible 5,
+    ListGroups = 16, flexible 3,
+    SaslHandshake = 17, flexible 32767,
+    ApiVersions = 18, flexible 3,
+    CreateTopics = 19, flexible 5,
+    DeleteTopics = 20, flexible 4,
+    DeleteRecords = 21, flexible 2,
+    InitProducerId = 22, flexible 2,
+    OffsetForLeaderEpoch = 23, flexible 4,
+    DescribeConfigs = 32, flexible 4,
+    AlterConfigs = 33, flexible 2,
+    SaslAuthenticate = 36, flexible 2,
+    CreatePartitions = 37, flexible 2,
+    DeleteGroups = 42, flexible 2,
+    IncrementalAlterConfigs = 44, flexible 1,
+    OffsetDelete = 47, flexible 32767,
+    DescribeCluster = 60, flexible 0,
+}
+
+impl ApiKey {
+    /// Version of the request header (KIP-482).
+    pub fn request_header_version(self, version: i16) -> i16 {
+        if version >= self.flexible_from() {
+            2
+        } else {
+            1
+        }
+    }
+
+    /// Version of the response header. ApiVersions always answers with 0, so that any client can read it (KIP-511).
+    pub fn response_header_version(self, version: i16) -> i16 {
+        i16::from(self != ApiKey::ApiVersions && version >= self.flexible_from())
+    }
+}
+
+/// An API that the broker answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServedApi {
+    /// The API.
+    pub key: ApiKey,
+    /// First version.
+    pub min: i16,
+    /// Last version.
+    pub max: i16,
+    /// What a user should know.
+    pub note: &'static str,
+}
+
+/// Every API that the broker answers. A row stands here only if a handler does what it says.
+pub const SERVED: &[ServedApi] = &[
+    served_api(ApiKey::Produce, 0, 13, "acks 0, 1 and −1; the last two are answered once the records are durable. Versions 0–2 carry message sets of magic 0 and 1, which become v2 batches."),
+    served_api(ApiKey::Fetch, 4, 17, "No fetch sessions: session id 0 is answered."),
+    served_api(ApiKey::ListOffsets, 0, 10, "−1 latest, −2 earliest, −3 largest timestamp, −4 earliest local, −5 latest tiered, or any timestamp."),
+    served_api(ApiKey::Metadata, 0, 13, "Creates topics where the client allows it and the broker does."),
+    served_api(ApiKey::ApiVersions, 0, 4, "A version not known is answered with version 0 and the list."),
+    served_api(ApiKey::CreateTopics, 0, 7, "Any replication factor is accepted; a manual assignment is refused."),
+    served_api(ApiKey::DeleteTopics, 0, 6, "By name or by id."),
+    served_api(ApiKey::InitProducerId, 0, 5, "Idempotent producers; a transactional id is refused."),
+    served_api(ApiKey::DescribeCluster, 0, 2, ""),
+];
+
+const fn served_api(key: ApiKey, min: i16, max: i16, note: &'static str) -> ServedApi {
+    ServedApi { key, min, max, note }
+}
+
+/// The row of `key`, if the broker serves that API.
+pub fn served(key: ApiKey) -> Option<&'static ServedApi> {
+    SERVED.iter().find(|api| api.key == key)
+}
+
+/// The table of docs/protocol.md.
+pub fn protocol_table_markdown() -> String {
+    let mut out = String::from("| key | API | versions | notes |\n|---|---|---|---|\n");
+    for api in SERVED {
+        out.push_str(&format!(
+            "| {} | {} | {}–{} | {} |\n",
+            api.key as i16,
+            api.key.name(),
+            api.min,
+            api.max,
+            api.note
+        ));
+    }
+    out
+}
