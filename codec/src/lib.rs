@@ -1,8 +1,10 @@
 //! Bytes to Kafka types and back: no async, no clock, no IO.
 
 pub mod api;
+pub mod compression;
 pub mod error_code;
 pub mod frame;
 pub mod messages;
+pub mod record_batch;
 pub mod types;
 pub mod wire;

@@ -136,13 +136,19 @@ pub trait Metastore {
     fn get<'a>(&'a self, key: &'a [u8]) -> LocalFuture<'a, Result<Option<KeyValue>, MetastoreError>>;
 
     /// Reads keys in `start..end`, at most `limit`. For a prefix use [`prefix_end`].
-    fn range<'a>(&'a self, start: &'a [u8], end: &'a [u8], limit: usize) -> LocalFuture<'a, Result<RangePage, MetastoreError>>;
+    fn range<'a>(
+        &'a self,
+        start: &'a [u8],
+        end: &'a [u8],
+        limit: usize,
+    ) -> LocalFuture<'a, Result<RangePage, MetastoreError>>;
 
     /// Applies a transaction; durable once answered.
     fn txn(&self, txn: Txn) -> LocalFuture<'_, Result<TxnOutcome, MetastoreError>>;
 
     /// Watches a prefix for all changes with a revision of at least `from`.
-    fn watch<'a>(&'a self, prefix: &'a [u8], from: Revision) -> LocalFuture<'a, Result<Box<dyn Watch>, MetastoreError>>;
+    fn watch<'a>(&'a self, prefix: &'a [u8], from: Revision)
+        -> LocalFuture<'a, Result<Box<dyn Watch>, MetastoreError>>;
 
     /// A new lease that expires `ttl_ms` after its last renewal.
     fn lease_grant(&self, ttl_ms: u64) -> LocalFuture<'_, Result<LeaseId, MetastoreError>>;

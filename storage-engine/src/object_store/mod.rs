@@ -74,7 +74,12 @@ pub trait ObjectStore {
     fn get_suffix<'a>(&'a self, key: &'a str, len: u64) -> LocalFuture<'a, Result<Suffix, StoreError>>;
 
     /// Lists keys that start with `prefix` and sort after `start_after`, at most `limit` of them.
-    fn list<'a>(&'a self, prefix: &'a str, start_after: Option<&'a str>, limit: usize) -> LocalFuture<'a, Result<ListPage, StoreError>>;
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        start_after: Option<&'a str>,
+        limit: usize,
+    ) -> LocalFuture<'a, Result<ListPage, StoreError>>;
 
     /// Deletes `keys`; one that does not exist counts as deleted.
     fn delete<'a>(&'a self, keys: &'a [String]) -> LocalFuture<'a, Result<(), StoreError>>;

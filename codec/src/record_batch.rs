@@ -1,0 +1,301 @@
+//! Kafka's record batch (magic 2, KIP-98): view, validate, stamp in place. Records are never decoded on the data path.
+//!
+//! ```text
+//! byte  0        8            12            16     17     21          23               27
+//!       base     batch        partition     magic  crc    attributes  last offset      base
+//!       offset   length       leader epoch                            delta            timestamp …
+//! byte  35        43        51         53        57
+//!       … max     producer  producer   base      record   records …
+//!       timestamp id        epoch      sequence  count
+//! ```
+//!
+//! The CRC-32C covers everything from the attributes on, so base offset and leader epoch can be stamped without it.
+
+mod builder;
+mod records;
+
+pub use builder::BatchBuilder;
+pub use records::{first_record_at_or_after, records, Header, Record, DECOMPRESSED_BYTES_MAX};
+
+use crate::compression::{Compression, CompressionError};
+use bytes::{BufMut, BytesMut};
+
+/// Bytes before the records.
+pub const HEADER_LEN: usize = 61;
+
+/// Bytes before what `batch_length` counts.
+const LENGTH_PREFIX: usize = 12;
+
+/// Where the CRC's cover begins.
+const CRC_FROM: usize = 21;
+
+/// CRC and copy go over the batch in blocks that stay in the first-level cache.
+const COPY_BLOCK: usize = 16 * 1024;
+
+const TIMESTAMP_TYPE_BIT: i16 = 0x08;
+const TRANSACTIONAL_BIT: i16 = 0x10;
+const CONTROL_BIT: i16 = 0x20;
+
+/// Why bytes are not a batch that can be stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// Fewer bytes than the header or its length say.
+    #[error("{needed} bytes needed, {found} there")]
+    Truncated {
+        /// What it takes.
+        needed: usize,
+        /// What there is.
+        found: usize,
+    },
+    /// More bytes than one batch, or a length that no batch has.
+    #[error("batch length {0} does not fit the bytes given")]
+    Length(i32),
+    /// Not magic 2.
+    #[error("magic {0} is not 2")]
+    Magic(i8),
+    /// The bytes are not those that the producer summed up.
+    #[error("CRC-32C is {found:#010x}, the header says {expected:#010x}")]
+    Crc {
+        /// What the header says.
+        expected: u32,
+        /// What the bytes give.
+        found: u32,
+    },
+    /// Count and last offset delta contradict each other or the records.
+    #[error("{count} records with a last offset delta of {last_offset_delta}")]
+    Count {
+        /// What the header counts.
+        count: i32,
+        /// The header's delta.
+        last_offset_delta: i32,
+    },
+    /// A record inside is not as long as it says, or its offset delta is out of line.
+    #[error("record {0} is malformed")]
+    Record(i32),
+    /// Compression type 5, 6 or 7.
+    #[error("compression type {0} is not known")]
+    UnsupportedCompression(i16),
+    /// The records cannot be decompressed.
+    #[error(transparent)]
+    Compression(#[from] CompressionError),
+}
+
+/// A batch's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // The fields are those of the picture above.
+pub struct BatchHeader {
+    pub base_offset: i64,
+    pub batch_length: i32,
+    pub partition_leader_epoch: i32,
+    pub magic: i8,
+    pub crc: u32,
+    pub attributes: i16,
+    pub last_offset_delta: i32,
+    pub base_timestamp: i64,
+    pub max_timestamp: i64,
+    pub producer_id: i64,
+    pub producer_epoch: i16,
+    pub base_sequence: i32,
+    pub record_count: i32,
+}
+
+impl BatchHeader {
+    /// Reads the header; checks only that the bytes are there and that the magic is 2.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BatchError> {
+        let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
+            return Err(BatchError::Truncated {
+                needed: HEADER_LEN,
+                found: bytes.len(),
+            });
+        };
+        let magic = header[16] as i8;
+        if magic != 2 {
+            return Err(BatchError::Magic(magic));
+        }
+        Ok(BatchHeader {
+            base_offset: i64::from_be_bytes(at(header, 0)),
+            batch_length: i32::from_be_bytes(at(header, 8)),
+            partition_leader_epoch: i32::from_be_bytes(at(header, 12)),
+            magic,
+            crc: u32::from_be_bytes(at(header, 17)),
+            attributes: i16::from_be_bytes(at(header, 21)),
+            last_offset_delta: i32::from_be_bytes(at(header, 23)),
+            base_timestamp: i64::from_be_bytes(at(header, 27)),
+            max_timestamp: i64::from_be_bytes(at(header, 35)),
+            producer_id: i64::from_be_bytes(at(header, 43)),
+            producer_epoch: i16::from_be_bytes(at(header, 51)),
+            base_sequence: i32::from_be_bytes(at(header, 53)),
+            record_count: i32::from_be_bytes(at(header, 57)),
+        })
+    }
+
+    /// Bytes of the whole batch.
+    pub fn total_len(&self) -> usize {
+        LENGTH_PREFIX + self.batch_length.max(0) as usize
+    }
+
+    /// Offset of the last record.
+    pub fn last_offset(&self) -> i64 {
+        self.base_offset + i64::from(self.last_offset_delta)
+    }
+
+    /// Offset after the last record.
+    pub fn next_offset(&self) -> i64 {
+        self.last_offset() + 1
+    }
+
+    /// Sequence of the last record; sequences wrap after `i32::MAX` to 0.
+    pub fn last_sequence(&self) -> i32 {
+        if self.base_sequence < 0 {
+            return self.base_sequence;
+        }
+        ((i64::from(self.base_sequence) + i64::from(self.last_offset_delta)) % (1 << 31)) as i32
+    }
+
+    /// How the records are compressed; `None` for a type that nobody knows.
+    pub fn compression(&self) -> Option<Compression> {
+        Compression::from_attributes(self.attributes)
+    }
+
+    /// Whether the timestamps are the broker's (LogAppendTime).
+    pub fn is_log_append_time(&self) -> bool {
+        self.attributes & TIMESTAMP_TYPE_BIT != 0
+    }
+
+    /// Whether the batch is part of a transaction.
+    pub fn is_transactional(&self) -> bool {
+        self.attributes & TRANSACTIONAL_BIT != 0
+    }
+
+    /// Whether the batch is a broker's own marker.
+    pub fn is_control(&self) -> bool {
+        self.attributes & CONTROL_BIT != 0
+    }
+
+    /// Parses, and checks everything that does not need the records.
+    fn parse_whole(bytes: &[u8]) -> Result<Self, BatchError> {
+        let header = BatchHeader::parse(bytes)?;
+        if header.batch_length < (HEADER_LEN - LENGTH_PREFIX) as i32 {
+            return Err(BatchError::Length(header.batch_length));
+        }
+        let needed = header.total_len();
+        if bytes.len() < needed {
+            return Err(BatchError::Truncated {
+                needed,
+                found: bytes.len(),
+            });
+        }
+        if bytes.len() > needed {
+            return Err(BatchError::Length(header.batch_length));
+        }
+        if header.compression().is_none() {
+            return Err(BatchError::UnsupportedCompression(header.attributes & 0x07));
+        }
+        if header.record_count < 1 || header.last_offset_delta != header.record_count - 1 {
+            let BatchHeader {
+                record_count: count,
+                last_offset_delta,
+                ..
+            } = header;
+            return Err(BatchError::Count {
+                count,
+                last_offset_delta,
+            });
+        }
+        Ok(header)
+    }
+
+    fn check_crc(&self, found: u32) -> Result<(), BatchError> {
+        if found != self.crc {
+            return Err(BatchError::Crc {
+                expected: self.crc,
+                found,
+            });
+        }
+        Ok(())
+    }
+
+    fn check_records(&self, bytes: &[u8]) -> Result<(), BatchError> {
+        match self.compression() {
+            Some(Compression::None) => records::check_structure(&bytes[HEADER_LEN..], self.record_count),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn at<const N: usize>(header: &[u8; HEADER_LEN], from: usize) -> [u8; N] {
+    let mut field = [0; N];
+    field.copy_from_slice(&header[from..from + N]);
+    field
+}
+
+/// Checks one whole batch: length, magic, CRC, counts, and of uncompressed records also their lengths and offset deltas.
+/// Nothing is decompressed.
+pub fn validate(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
+    let header = BatchHeader::parse_whole(bytes)?;
+    header.check_crc(crc32c::crc32c(&bytes[CRC_FROM..]))?;
+    header.check_records(bytes)?;
+    Ok(header)
+}
+
+/// [`validate`], and a copy of the batch at the end of `into` made in the same pass as the CRC. On error `into` is as
+/// before.
+pub fn copy_validated(bytes: &[u8], into: &mut BytesMut) -> Result<BatchHeader, BatchError> {
+    let header = BatchHeader::parse_whole(bytes)?;
+    let start = into.len();
+    into.reserve(bytes.len());
+    into.put_slice(&bytes[..CRC_FROM]);
+    let mut crc = 0;
+    for block in bytes[CRC_FROM..].chunks(COPY_BLOCK) {
+        crc = crc32c::crc32c_append(crc, block);
+        into.put_slice(block);
+    }
+    let checked = header.check_crc(crc).and_then(|()| header.check_records(bytes));
+    match checked {
+        Ok(()) => Ok(header),
+        Err(error) => {
+            into.truncate(start);
+            Err(error)
+        }
+    }
+}
+
+/// Gives a batch its place in the log. The CRC stays right.
+pub fn stamp(batch: &mut [u8], base_offset: i64, leader_epoch: i32) {
+    batch[0..8].copy_from_slice(&base_offset.to_be_bytes());
+    batch[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
+}
+
+/// Gives a batch the broker's time (`message.timestamp.type=LogAppendTime`): type bit and max timestamp, and the CRC anew.
+/// Readers take the max timestamp for every record then, as Kafka's do.
+pub fn stamp_log_append_time(batch: &mut [u8], now_ms: i64) {
+    let attributes = i16::from_be_bytes([batch[21], batch[22]]) | TIMESTAMP_TYPE_BIT;
+    batch[21..23].copy_from_slice(&attributes.to_be_bytes());
+    batch[35..43].copy_from_slice(&now_ms.to_be_bytes());
+    let crc = crc32c::crc32c(&batch[CRC_FROM..]);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+}
+
+/// The batches that lie one after the other in `bytes`; ends after the first that is not whole.
+pub fn iter_batches(mut bytes: &[u8]) -> impl Iterator<Item = Result<(BatchHeader, &[u8]), BatchError>> {
+    std::iter::from_fn(move || {
+        if bytes.is_empty() {
+            return None;
+        }
+        let all = std::mem::take(&mut bytes);
+        Some(BatchHeader::parse(all).and_then(|header| {
+            let len = header.total_len();
+            let Some(batch) = all.get(..len) else {
+                return Err(BatchError::Truncated {
+                    needed: len,
+                    found: all.len(),
+                });
+            };
+            bytes = &all[len..];
+            Ok((header, batch))
+        }))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! Records inside a batch: for tools, tests and look-ups by time, not for the data path.
+
+use super::{BatchError, BatchHeader, HEADER_LEN};
+use crate::compression::{self, Compression};
+use bytes::Bytes;
+
+/// No batch may decompress to more.
+pub const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
+
+/// A header of a record: a name and a value that may be null.
+pub type Header = (Bytes, Option<Bytes>);
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its offset.
+    pub offset: i64,
+    /// Milliseconds since the Unix epoch.
+    pub timestamp: i64,
+    /// Null or bytes.
+    pub key: Option<Bytes>,
+    /// Null or bytes.
+    pub value: Option<Bytes>,
+    /// In order.
+    pub headers: Vec<Header>,
+}
+
+/// The records of one whole batch.
+pub fn records(batch: &[u8]) -> Result<Vec<Record>, BatchError> {
+    let header = BatchHeader::parse_whole(batch)?;
+    let body = decompressed(&header, batch)?;
+    let mut rest = &body[..];
+    let mut records = Vec::new();
+    for index in 0..header.record_count {
+        let record = read_record(&header, &mut rest).ok_or(BatchError::Record(index))?;
+        records.push(record);
+    }
+    if !rest.is_empty() {
+        return Err(BatchError::Record(header.record_count));
+    }
+    Ok(records)
+}
+
+/// The first record of the batch with a timestamp of at least `timestamp_ms`: its offset and timestamp.
+pub fn first_record_at_or_after(batch: &[u8], timestamp_ms: i64) -> Result<Option<(i64, i64)>, BatchError> {
+    let header = BatchHeader::parse(batch)?;
+    if header.max_timestamp < timestamp_ms {
+        return Ok(None);
+    }
+    if header.is_log_append_time() {
+        return Ok(Some((header.base_offset, header.max_timestamp)));
+    }
+    let found = records(batch)?
+        .into_iter()
+        .find(|record| record.timestamp >= timestamp_ms);
+    Ok(found.map(|record| (record.offset, record.timestamp)))
+}
+
+fn decompressed(header: &BatchHeader, batch: &[u8]) -> Result<Vec<u8>, BatchError> {
+    let compression = header
+        .compression()
+        .ok_or(BatchError::UnsupportedCompression(header.attributes & 0x07))?;
+    Ok(compression::decompress(
+        compression,
+        &batch[HEADER_LEN..],
+        DECOMPRESSED_BYTES_MAX,
+    )?)
+}
+
+fn read_record(header: &BatchHeader, rest: &mut &[u8]) -> Option<Record> {
+    let len = usize::try_from(varlong(rest)?).ok()?;
+    let mut record = take(rest, len)?;
+    let _attributes = take(&mut record, 1)?;
+    let timestamp_delta = varlong(&mut record)?;
+    let offset_delta = varlong(&mut record)?;
+    let key = nullable(&mut record)?;
+    let value = nullable(&mut record)?;
+    let count = varlong(&mut record)?;
+    let mut headers = Vec::new();
+    for _ in 0..count {
+        headers.push((nullable(&mut record)??, nullable(&mut record)?));
+    }
+    let timestamp = if header.is_log_append_time() {
+        header.max_timestamp
+    } else {
+        header.base_timestamp.checked_add(timestamp_delta)?
+    };
+    let offset = header.base_offset.checked_add(offset_delta)?;
+    record.is_empty().then_some(Record {
+        offset,
+        timestamp,
+        key,
+        value,
+        headers,
+    })
+}
+
+/// Walks uncompressed records: each as long as it says, offset deltas 0, 1, 2, … and nothing left over.
+pub(super) fn check_structure(mut body: &[u8], count: i32) -> Result<(), BatchError> {
+    for index in 0..count {
+        check_record(&mut body, index).ok_or(BatchError::Record(index))?;
+    }
+    if body.is_empty() {
+        Ok(())
+    } else {
+        Err(BatchError::Record(count))
+    }
+}
+
+fn check_record(body: &mut &[u8], index: i32) -> Option<()> {
+    let len = usize::try_from(varlong(body)?).ok()?;
+    let mut record = take(body, len)?;
+    let _attributes = take(&mut record, 1)?;
+    let _timestamp_delta = varlong(&mut record)?;
+    (varlong(&mut record)? == i64::from(index)).then_some(())
+}
+
+fn nullable(rest: &mut &[u8]) -> Option<Option<Bytes>> {
+    match varlong(rest)? {
+        -1 => Some(None),
+        len => Some(Some(Bytes::copy_from_slice(take(rest, usize::try_from(len).ok()?)?))),
+    }
+}
+
+fn take<'a>(rest: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
+    let (head, tail) = rest.split_at_checked(len)?;
+    *rest = tail;
+    Some(head)
+}
+
+/// A zigzag varint of up to 64 bits.
+fn varlong(rest: &mut &[u8]) -> Option<i64> {
+    let mut value = 0u64;
+    for (index, byte) in rest.iter().enumerate().take(10) {
+        value |= u64::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            *rest = &rest[index + 1..];
+            return Some((value >> 1) as i64 ^ -((value & 1) as i64));
+        }
+    }
+    None
+}
+
+pub(super) fn put_varlong(out: &mut Vec<u8>, value: i64) {
+    let mut bits = ((value << 1) ^ (value >> 63)) as u64;
+    while bits >= 0x80 {
+        out.push(bits as u8 | 0x80);
+        bits >>= 7;
+    }
+    out.push(bits as u8);
+}
+
+/// The codec that a batch names, for callers outside.
+impl BatchHeader {
+    /// Whether the records have to be decompressed to be read.
+    pub fn is_compressed(&self) -> bool {
+        self.compression() != Some(Compression::None)
+    }
+}
