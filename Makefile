@@ -1,8 +1,11 @@
 # Kafscale: `make help` lists what there is.
 .DEFAULT_GOAL := help
-SEEDS ?= 10000
 
-.PHONY: help build run test fmt lint
+# Seeds that `make sim` runs, and seconds that `make fuzz` gives to each target.
+SEEDS ?= 10000
+FUZZ_SECONDS ?= 60
+
+.PHONY: help build run test fmt lint deny docs sim fuzz demo compat bench test-produce-consume test-consumer-group
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-22s %s\n", $$1, $$2 }'
@@ -14,7 +17,7 @@ build: ## Release binaries in target/release
 run: build ## A broker on this machine: records in ./kafscale-data, nothing else needed
 	target/release/kafscale-broker
 
-test: ## Format, lints and all tests
+test: ## Format, lints, licences, generated docs and all tests
 	@ci/test.sh
 
 fmt: ## Format the code
@@ -23,6 +26,29 @@ fmt: ## Format the code
 lint: ## Lints, warnings are errors
 	cargo clippy --workspace --all-targets -- -D warnings
 
-.PHONY: compat
+deny: ## Licences, sources and bans of all dependencies; installs cargo-deny if it is missing
+	@ci/deny.sh install
+
+docs: ## Write the generated documentation again (docs/settings.md)
+	UPDATE_DOCS=1 cargo test -p kafscale-broker --lib docs_are_current
+
+sim: ## Deterministic simulation of a cluster: make sim SEEDS=10000
+	@SEEDS=$(SEEDS) ci/sim.sh
+
+fuzz: ## Fuzz the decoders: make fuzz FUZZ_SECONDS=60
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) ci/fuzz.sh
+
+demo: ## A broker, a producer and a consumer, in one terminal
+	@ci/demo.sh
+
 compat: ## Real Kafka clients against a real broker
 	@ci/compat.sh
+
+test-produce-consume: ## kcat writes records and reads them back, also after a restart
+	@ci/compat.sh produce-consume
+
+test-consumer-group: ## kcat reads in a consumer group that remembers its offsets
+	@ci/compat.sh consumer-group
+
+bench: ## Open-loop load and latency percentiles; BENCH_ARGS are passed on
+	cargo run --release --locked -p kafscale-bench -- $(BENCH_ARGS)

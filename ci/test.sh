@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# `make test`: format, lints, every test, and a summary of what ran.
+# `make test`: format, lints, licences, every test, and a summary of what ran.
+#
+# Generated documentation is checked by tests named `..._docs_are_current`; `make docs` writes it again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ci/install.sh
@@ -10,9 +12,11 @@ echo "== format"
 cargo fmt --all --check
 echo "== lints"
 cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+echo "== licences and sources"
+ci/deny.sh
 echo "== tests"
 status=0
-cargo test --workspace --locked 2>&1 | tee "$log" || status=$?
+cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
 passed=$(awk '/^test result:/ { n += $4 } END { print n + 0 }' "$log")
 failed=$(awk '/^test result:/ { n += $6 } END { print n + 0 }' "$log")
 echo
