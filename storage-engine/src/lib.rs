@@ -1,3 +1,7 @@
 //! Partition logs, write-ahead objects, segments and object stores.
 
 pub mod object_store;
+pub mod partition_log;
+pub mod pending_acks;
+pub mod producer_state;
+pub mod wal;

@@ -1,0 +1,297 @@
+//! Idempotent producers of one partition (KIP-98): which batch comes next, and which is here already.
+//!
+//! The rules are those of Kafka's `ProducerStateManager` for producers without transactions. State changes when a batch
+//! is *accepted*, so that several batches of one producer may be in flight.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Batches remembered per producer: as many as a producer may have in flight.
+pub const BATCHES_PER_PRODUCER: usize = 5;
+
+const MAGIC: &[u8; 4] = b"KPRS";
+const VERSION: u16 = 1;
+
+/// One batch of an idempotent producer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProducerChange {
+    /// The producer.
+    pub producer_id: i64,
+    /// Its epoch.
+    pub producer_epoch: i16,
+    /// Sequence of the first record.
+    pub base_sequence: i32,
+    /// Sequence of the last record.
+    pub last_sequence: i32,
+    /// Offset of the first record.
+    pub base_offset: i64,
+    /// Offset of the last record.
+    pub last_offset: i64,
+    /// When it was accepted, ms since the Unix epoch.
+    pub timestamp: i64,
+}
+
+/// What to do with a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// It is the next one.
+    Append,
+    /// It is in the log already; answer as for the first time.
+    Duplicate {
+        /// Offset of its first record.
+        base_offset: i64,
+        /// Offset of its last record.
+        last_offset: i64,
+        /// When it was accepted, ms since the Unix epoch.
+        timestamp: i64,
+    },
+    /// One before it is missing, or it is older than what is remembered.
+    OutOfOrderSequence,
+    /// A newer incarnation of the producer has written.
+    InvalidProducerEpoch,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Producer {
+    epoch: i16,
+    last_timestamp: i64,
+    /// Oldest first; never empty.
+    batches: VecDeque<Batch>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Batch {
+    base_sequence: i32,
+    last_sequence: i32,
+    base_offset: i64,
+    last_offset: i64,
+    timestamp: i64,
+}
+
+/// The producers of one partition.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProducerState {
+    producers: BTreeMap<i64, Producer>,
+}
+
+/// Why bytes are not a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no snapshot of producer state: {0}")]
+pub struct SnapshotError(&'static str);
+
+impl ProducerState {
+    /// Decides about a batch. A producer that is not known may begin anywhere: it may have been forgotten by expiry.
+    pub fn check(&self, producer_id: i64, epoch: i16, base_sequence: i32, last_sequence: i32) -> Decision {
+        let Some(producer) = self.producers.get(&producer_id) else {
+            return Decision::Append;
+        };
+        if epoch < producer.epoch {
+            return Decision::InvalidProducerEpoch;
+        }
+        if epoch > producer.epoch {
+            return if base_sequence == 0 {
+                Decision::Append
+            } else {
+                Decision::OutOfOrderSequence
+            };
+        }
+        let same = |batch: &&Batch| batch.base_sequence == base_sequence && batch.last_sequence == last_sequence;
+        if let Some(batch) = producer.batches.iter().find(same) {
+            return Decision::Duplicate {
+                base_offset: batch.base_offset,
+                last_offset: batch.last_offset,
+                timestamp: batch.timestamp,
+            };
+        }
+        match producer.batches.back() {
+            Some(last) if next_sequence(last.last_sequence) != base_sequence => Decision::OutOfOrderSequence,
+            _ => Decision::Append,
+        }
+    }
+
+    /// Records an accepted batch.
+    pub fn apply(&mut self, change: &ProducerChange) {
+        let producer = self.producers.entry(change.producer_id).or_insert_with(|| Producer {
+            epoch: change.producer_epoch,
+            last_timestamp: change.timestamp,
+            batches: VecDeque::new(),
+        });
+        if producer.epoch != change.producer_epoch {
+            producer.epoch = change.producer_epoch;
+            producer.batches.clear();
+        }
+        if producer.batches.len() == BATCHES_PER_PRODUCER {
+            producer.batches.pop_front();
+        }
+        producer.last_timestamp = producer.last_timestamp.max(change.timestamp);
+        producer.batches.push_back(Batch {
+            base_sequence: change.base_sequence,
+            last_sequence: change.last_sequence,
+            base_offset: change.base_offset,
+            last_offset: change.last_offset,
+            timestamp: change.timestamp,
+        });
+    }
+
+    /// Forgets producers that have not written since `before_ms` (ms since the Unix epoch).
+    pub fn expire(&mut self, before_ms: i64) {
+        self.producers
+            .retain(|_, producer| producer.last_timestamp >= before_ms);
+    }
+
+    /// How many producers are remembered.
+    pub fn len(&self) -> usize {
+        self.producers.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.producers.is_empty()
+    }
+
+    /// The state as bytes: magic, version, producers, CRC-32C; big-endian.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_slice(MAGIC);
+        out.put_u16(VERSION);
+        out.put_u32(self.producers.len() as u32);
+        for (id, producer) in &self.producers {
+            out.put_i64(*id);
+            out.put_i16(producer.epoch);
+            out.put_i64(producer.last_timestamp);
+            out.put_u8(producer.batches.len() as u8);
+            for batch in &producer.batches {
+                out.put_i32(batch.base_sequence);
+                out.put_i32(batch.last_sequence);
+                out.put_i64(batch.base_offset);
+                out.put_i64(batch.last_offset);
+                out.put_i64(batch.timestamp);
+            }
+        }
+        out.put_u32(crc32c::crc32c(&out));
+        out.freeze()
+    }
+
+    /// Reads what [`ProducerState::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let (body, crc) = bytes.split_last_chunk::<4>().ok_or(SnapshotError("too short"))?;
+        if crc32c::crc32c(body).to_be_bytes() != *crc {
+            return Err(SnapshotError("CRC-32C does not match"));
+        }
+        let mut rest = body.strip_prefix(MAGIC).ok_or(SnapshotError("wrong magic"))?;
+        let short = |_| SnapshotError("too short");
+        if rest.try_get_u16().map_err(short)? != VERSION {
+            return Err(SnapshotError("unknown version"));
+        }
+        let count = rest.try_get_u32().map_err(short)?;
+        let mut producers = BTreeMap::new();
+        for _ in 0..count {
+            let id = rest.try_get_i64().map_err(short)?;
+            let epoch = rest.try_get_i16().map_err(short)?;
+            let last_timestamp = rest.try_get_i64().map_err(short)?;
+            let mut batches = VecDeque::new();
+            for _ in 0..rest.try_get_u8().map_err(short)? {
+                batches.push_back(Batch {
+                    base_sequence: rest.try_get_i32().map_err(short)?,
+                    last_sequence: rest.try_get_i32().map_err(short)?,
+                    base_offset: rest.try_get_i64().map_err(short)?,
+                    last_offset: rest.try_get_i64().map_err(short)?,
+                    timestamp: rest.try_get_i64().map_err(short)?,
+                });
+            }
+            producers.insert(
+                id,
+                Producer {
+                    epoch,
+                    last_timestamp,
+                    batches,
+                },
+            );
+        }
+        Ok(ProducerState { producers })
+    }
+}
+
+fn next_sequence(sequence: i32) -> i32 {
+    sequence.checked_add(1).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(epoch: i16, base_sequence: i32, last_sequence: i32, base_offset: i64) -> ProducerChange {
+        ProducerChange {
+            producer_id: 1,
+            producer_epoch: epoch,
+            base_sequence,
+            last_sequence,
+            base_offset,
+            last_offset: base_offset + i64::from(last_sequence.wrapping_sub(base_sequence)),
+            timestamp: base_offset,
+        }
+    }
+
+    fn state(changes: &[ProducerChange]) -> ProducerState {
+        let mut state = ProducerState::default();
+        changes.iter().for_each(|change| state.apply(change));
+        state
+    }
+
+    #[test]
+    fn the_last_five_batches_are_answered_again_and_older_ones_are_out_of_order() {
+        let changes: Vec<_> = (0..7).map(|n| change(0, n * 2, n * 2 + 1, i64::from(n) * 2)).collect();
+        let state = state(&changes);
+        for n in 0..7 {
+            let decision = state.check(1, 0, n * 2, n * 2 + 1);
+            let duplicate =
+                matches!(decision, Decision::Duplicate { base_offset, .. } if base_offset == i64::from(n) * 2);
+            assert_eq!(duplicate, n >= 2, "{n}: {decision:?}");
+            assert_eq!(decision == Decision::OutOfOrderSequence, n < 2);
+        }
+        assert_eq!(state.check(1, 0, 14, 20), Decision::Append);
+        assert_eq!(state.check(1, 0, 15, 20), Decision::OutOfOrderSequence);
+    }
+
+    #[test]
+    fn a_new_epoch_begins_at_zero_and_an_old_one_is_fenced() {
+        let state = state(&[change(3, 10, 19, 0)]);
+        assert_eq!(state.check(1, 4, 0, 3), Decision::Append);
+        assert_eq!(state.check(1, 4, 20, 23), Decision::OutOfOrderSequence);
+        assert_eq!(state.check(1, 2, 20, 23), Decision::InvalidProducerEpoch);
+        assert_eq!(
+            state.check(2, 0, 500, 501),
+            Decision::Append,
+            "an unknown producer may have been forgotten"
+        );
+    }
+
+    #[test]
+    fn sequences_go_from_the_largest_to_zero() {
+        let state = state(&[change(0, i32::MAX - 1, i32::MAX, 0)]);
+        assert_eq!(state.check(1, 0, 0, 5), Decision::Append);
+        assert_eq!(state.check(1, 0, 1, 5), Decision::OutOfOrderSequence);
+    }
+
+    #[test]
+    fn a_snapshot_restores_the_state_and_a_damaged_one_is_refused() {
+        let state = state(&[change(0, 0, 4, 0), change(0, 5, 6, 5), change(1, 0, 0, 7)]);
+        let bytes = state.encode();
+        assert_eq!(ProducerState::decode(&bytes).unwrap(), state);
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.to_vec();
+            damaged[at] ^= 4;
+            assert!(ProducerState::decode(&damaged).is_err());
+            assert!(ProducerState::decode(&bytes[..at]).is_err());
+        }
+    }
+
+    #[test]
+    fn producers_that_fell_silent_are_forgotten() {
+        let mut state = state(&[change(0, 0, 0, 100)]);
+        state.expire(100);
+        assert_eq!(state.len(), 1);
+        state.expire(101);
+        assert!(state.is_empty());
+    }
+}

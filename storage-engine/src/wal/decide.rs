@@ -1,0 +1,174 @@
+//! Who has a slot: the rules of writers and successors as tables, without IO.
+//!
+//! Every slot is created at most once, so whoever creates it decides. A writer that finds another's object knows that it
+//! was fenced; a successor that finds data goes on to the next slot. Nothing here looks at a clock.
+
+/// What the store answered to a create.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PutOutcome {
+    /// The object is there, and it is ours.
+    Created,
+    /// The name is taken.
+    Conflict,
+    /// Not applied.
+    NotApplied,
+    /// Applied, not applied, or applied later: nobody knows.
+    OutcomeUnknown,
+}
+
+/// What a slot holds, read back by its writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SlotContent {
+    /// Our object, known by its nonce.
+    Mine,
+    /// A successor's fence.
+    Fence,
+    /// Somebody's data, or bytes that are no write-ahead object.
+    Other,
+    /// Nothing.
+    Absent,
+    /// The store did not say.
+    Unreadable,
+}
+
+/// What a writer does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WriterAction {
+    /// The slot is won and durable.
+    Committed,
+    /// Put the same bytes into the same slot again, after a pause.
+    RetrySameSlot,
+    /// Read the slot to see whose it is.
+    ReadSlot,
+    /// A successor has the stream.
+    Fenced,
+    /// The slot cannot be won and holds no fence: give the stream up and claim anew.
+    GiveUp,
+}
+
+/// After a create. An unknown outcome is tried again in the same slot with the same bytes: if it was applied, the next
+/// answer is a conflict, and the slot tells.
+pub fn after_put(outcome: PutOutcome) -> WriterAction {
+    match outcome {
+        PutOutcome::Created => WriterAction::Committed,
+        PutOutcome::Conflict => WriterAction::ReadSlot,
+        PutOutcome::NotApplied | PutOutcome::OutcomeUnknown => WriterAction::RetrySameSlot,
+    }
+}
+
+/// After reading a slot that a create found taken. Absent means that it was trimmed or that the read was served by a
+/// store that lags: another create settles it.
+pub fn after_read(content: SlotContent) -> WriterAction {
+    match content {
+        SlotContent::Mine => WriterAction::Committed,
+        SlotContent::Fence => WriterAction::Fenced,
+        SlotContent::Other => WriterAction::GiveUp,
+        SlotContent::Absent | SlotContent::Unreadable => WriterAction::RetrySameSlot,
+    }
+}
+
+/// How a stream's record stands, as a successor sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SealState {
+    /// Its owner may be writing and trimming.
+    Open,
+    /// A successor looks for the end; nothing is trimmed any more.
+    Sealing,
+    /// The slots before `end_seq` are the stream, for ever.
+    Sealed {
+        /// The slot after the last one that counts.
+        end_seq: u64,
+    },
+}
+
+/// What a successor does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SuccessorAction {
+    /// Record that the stream is being sealed (compare: unchanged).
+    MarkSealing,
+    /// Create a fence in this slot.
+    PutFence(u64),
+    /// Record that the stream ends before this slot (compare: unchanged).
+    RecordSeal(u64),
+    /// The end is known.
+    Adopt(u64),
+}
+
+/// First step of a take-over, from the stream's record. The search begins at the first live slot of a record that says
+/// *sealing*: only then can no slot vanish under it.
+pub fn begin_takeover(state: SealState, first_live_seq: u64) -> SuccessorAction {
+    match state {
+        SealState::Open => SuccessorAction::MarkSealing,
+        SealState::Sealing => SuccessorAction::PutFence(first_live_seq),
+        SealState::Sealed { end_seq } => SuccessorAction::Adopt(end_seq),
+    }
+}
+
+/// After a successor's create of a fence in `seq`. `taken_by` is what the slot holds if the name was taken.
+pub fn after_fence(seq: u64, outcome: PutOutcome, taken_by: Option<SlotContent>) -> SuccessorAction {
+    match (outcome, taken_by) {
+        (PutOutcome::Created, _) => SuccessorAction::RecordSeal(seq),
+        // Our own fence of an attempt whose outcome was unknown, or another successor's: the stream ends here either way.
+        (PutOutcome::Conflict, Some(SlotContent::Fence | SlotContent::Mine)) => SuccessorAction::RecordSeal(seq),
+        (PutOutcome::Conflict, Some(SlotContent::Other)) => SuccessorAction::PutFence(seq + 1),
+        _ => SuccessorAction::PutFence(seq),
+    }
+}
+
+/// Whether a stream's owner may record a new first live slot, and then delete what lies before.
+pub fn may_trim(state: SealState) -> bool {
+    state == SealState::Open
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_acknowledges_only_what_is_its_own() {
+        use PutOutcome::*;
+        for outcome in [Created, Conflict, NotApplied, OutcomeUnknown] {
+            assert_eq!(after_put(outcome) == WriterAction::Committed, outcome == Created);
+        }
+        for content in [
+            SlotContent::Mine,
+            SlotContent::Fence,
+            SlotContent::Other,
+            SlotContent::Absent,
+            SlotContent::Unreadable,
+        ] {
+            assert_eq!(
+                after_read(content) == WriterAction::Committed,
+                content == SlotContent::Mine
+            );
+        }
+    }
+
+    #[test]
+    fn a_successor_passes_data_and_stops_at_a_fence() {
+        use PutOutcome::*;
+        assert_eq!(after_fence(4, Created, None), SuccessorAction::RecordSeal(4));
+        assert_eq!(
+            after_fence(4, Conflict, Some(SlotContent::Fence)),
+            SuccessorAction::RecordSeal(4)
+        );
+        assert_eq!(
+            after_fence(4, Conflict, Some(SlotContent::Other)),
+            SuccessorAction::PutFence(5)
+        );
+        for unclear in [NotApplied, OutcomeUnknown] {
+            assert_eq!(after_fence(4, unclear, None), SuccessorAction::PutFence(4));
+        }
+        assert_eq!(
+            after_fence(4, Conflict, Some(SlotContent::Unreadable)),
+            SuccessorAction::PutFence(4)
+        );
+    }
+
+    #[test]
+    fn nothing_is_trimmed_under_a_successor() {
+        assert!(may_trim(SealState::Open));
+        assert!(!may_trim(SealState::Sealing));
+        assert!(!may_trim(SealState::Sealed { end_seq: 3 }));
+    }
+}

@@ -1,0 +1,98 @@
+use super::*;
+use bytes::Bytes;
+use proptest::prelude::*;
+
+fn runs() -> impl Strategy<Value = Vec<(u8, i32, i64, Vec<u8>, bool)>> {
+    let run = (
+        any::<u8>(),
+        0..9i32,
+        0..1_000_000i64,
+        proptest::collection::vec(any::<u8>(), 1..100),
+        any::<bool>(),
+    );
+    proptest::collection::vec(run, 0..20)
+}
+
+fn build(inputs: &[(u8, i32, i64, Vec<u8>, bool)]) -> (Vec<u8>, Vec<Run>) {
+    let mut builder = WalBuilder::new(Kind::Data, StreamId(5), 9, 9, 77);
+    for (id, partition, base_offset, bytes, idempotent) in inputs {
+        let change = ProducerChange {
+            producer_id: 4,
+            producer_epoch: 1,
+            base_sequence: 2,
+            last_sequence: 3,
+            base_offset: *base_offset,
+            last_offset: base_offset + 1,
+            timestamp: 5,
+        };
+        let run = Run {
+            topic_id: TopicId([*id; 16]),
+            partition: *partition,
+            leader_epoch: 6,
+            base_offset: *base_offset,
+            next_offset: base_offset + 2,
+            position: 0,
+            length: 0,
+            max_timestamp: 8,
+            crc32c: 0,
+            producers: if *idempotent { vec![change] } else { vec![] },
+        };
+        let middle = bytes.len() / 2;
+        let parts = vec![
+            Bytes::copy_from_slice(&bytes[..middle]),
+            Bytes::copy_from_slice(&bytes[middle..]),
+        ];
+        builder.push_run(run, parts);
+    }
+    let object = builder.finish();
+    let bytes = object.parts.concat();
+    assert_eq!(bytes.len() as u64, object.len);
+    (bytes, object.runs)
+}
+
+proptest! {
+    #[test]
+    fn an_object_tells_what_was_put_into_it(inputs in runs()) {
+        let (bytes, runs) = build(&inputs);
+        let header = parse_header(&bytes).unwrap();
+        prop_assert_eq!(header, WalHeader { kind: Kind::Data, stream: StreamId(5), first_seq: 9, last_seq: 9, nonce: 77 });
+        prop_assert_eq!(parse_footer(&bytes, bytes.len() as u64).unwrap(), FooterRead::Runs(runs.clone()));
+        for (run, input) in runs.iter().zip(&inputs) {
+            let stored = &bytes[run.position as usize..(run.position + run.length) as usize];
+            prop_assert_eq!(stored, &input.3[..]);
+            prop_assert_eq!(run.crc32c, crc32c::crc32c(stored));
+        }
+    }
+
+    #[test]
+    fn a_short_suffix_says_how_much_it_takes(inputs in runs()) {
+        let (bytes, runs) = build(&inputs);
+        let FooterRead::NeedSuffix(needed) = parse_footer(&bytes[bytes.len() - TRAILER_LEN..], bytes.len() as u64).unwrap() else {
+            return Err(TestCaseError::fail("a trailer is no footer"));
+        };
+        let suffix = &bytes[bytes.len() - needed as usize..];
+        prop_assert_eq!(parse_footer(suffix, bytes.len() as u64).unwrap(), FooterRead::Runs(runs));
+    }
+
+    #[test]
+    fn a_flipped_bit_of_header_footer_or_trailer_is_an_error(inputs in runs(), at in any::<prop::sample::Index>(), bit in 0..8u8) {
+        let (mut bytes, runs) = build(&inputs);
+        let body_end = runs.last().map_or(HEADER_LEN as u64, |run| run.position + run.length) as usize;
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        let header = parse_header(&bytes);
+        let footer = parse_footer(&bytes, bytes.len() as u64);
+        prop_assert_eq!(header.is_err(), at < HEADER_LEN);
+        prop_assert_eq!(footer.is_err(), at >= body_end);
+    }
+}
+
+#[test]
+fn a_fence_is_an_object_without_runs() {
+    let bytes = fence_object(StreamId(1), 3, 4).concat();
+    assert_eq!(parse_header(&bytes).unwrap().kind, Kind::Fence);
+    assert_eq!(
+        parse_footer(&bytes, bytes.len() as u64).unwrap(),
+        FooterRead::Runs(vec![])
+    );
+}
