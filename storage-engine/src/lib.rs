@@ -1,7 +1,9 @@
 //! Partition logs, write-ahead objects, segments and object stores.
 
+pub mod cache;
 pub mod object_store;
 pub mod partition_log;
 pub mod pending_acks;
 pub mod producer_state;
+pub mod segment;
 pub mod wal;

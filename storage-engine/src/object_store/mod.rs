@@ -1,5 +1,8 @@
 //! The seam to the object store: create-only puts, ranged reads, paged lists, deletes.
 
+pub mod local;
+pub mod memory;
+
 use bytes::Bytes;
 use std::future::Future;
 use std::ops::Range;
