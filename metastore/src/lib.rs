@@ -1,5 +1,7 @@
 //! Cluster metadata: keys, values, transactions.
 
+pub mod keys;
+
 use bytes::Bytes;
 use std::future::Future;
 use std::pin::Pin;
