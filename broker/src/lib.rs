@@ -1,3 +1,4 @@
 //! The Kafscale broker.
 
 pub mod runtime;
+pub mod settings;
