@@ -1,5 +1,7 @@
 //! The seam to time and tasks: everything above it runs alike in production and in simulation.
 
+pub mod glommio;
+
 use kafscale_storage_engine::object_store::LocalFuture;
 use std::time::Duration;
 
