@@ -2,15 +2,6 @@
 
 use std::collections::VecDeque;
 
-/// What a reply waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Durability {
-    /// Nothing: what it speaks of is durable already, or it is an error.
-    Now,
-    /// All slots of the open stream up to and including this one.
-    Slot(u64),
-}
-
 /// Replies in slot order. `T` is whatever the caller sends its answer with.
 #[derive(Debug)]
 pub struct PendingAcks<T> {
@@ -39,9 +30,20 @@ impl<T> PendingAcks<T> {
         self.waiting.drain(..ready).map(|(_, reply)| reply)
     }
 
+    /// Takes out every reply that depends on slot `seq` or a later one.
+    pub fn take_from(&mut self, seq: u64) -> impl Iterator<Item = T> + '_ {
+        let first = self.waiting.partition_point(|(slot, _)| *slot < seq);
+        self.waiting.drain(first..).map(|(_, reply)| reply)
+    }
+
     /// Takes out everything: the stream is lost, so nothing that waits will become durable through it.
     pub fn fail_all(&mut self) -> impl Iterator<Item = T> + '_ {
         self.waiting.drain(..).map(|(_, reply)| reply)
+    }
+
+    /// Every waiting reply, oldest first.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.waiting.iter_mut().map(|(_, reply)| reply)
     }
 
     /// How many replies wait.

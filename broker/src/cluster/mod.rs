@@ -1,0 +1,3 @@
+//! The cluster: who is in it, what topics there are, who leads what.
+
+pub mod image;

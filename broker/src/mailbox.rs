@@ -1,0 +1,179 @@
+//! What connections and shards say to the shard that owns a partition: one bounded inbox per shard.
+//!
+//! The inbox is a plain multi-producer channel with a oneshot reply in each message, so it serves other shards, the
+//! HTTP server and the simulator alike. Messages of one sender arrive in order: a pipelining producer relies on that.
+
+use crate::cluster::image::ClusterImage;
+use bytes::Bytes;
+use futures::channel::oneshot;
+use kafscale_codec::error_code::ErrorCode;
+use kafscale_storage_engine::partition_log::PartitionKey;
+use std::sync::Arc;
+
+/// How many messages an inbox holds before its senders wait.
+pub const INBOX_CAPACITY: usize = 1024;
+
+/// The sending side of a shard's inbox.
+pub type Inbox = async_channel::Sender<ShardRequest>;
+
+/// A message to a shard.
+#[derive(Debug)]
+pub enum ShardRequest {
+    /// Accept batches, and answer once they are durable.
+    Produce(ProduceRequest),
+    /// Read what is there.
+    Fetch(FetchRequest),
+    /// Say when there is more to read.
+    Wait(WaitRequest),
+    /// Look an offset up.
+    ListOffsets(ListOffsetsRequest),
+    /// Numbers for metrics.
+    Stats(oneshot::Sender<ShardStats>),
+    /// The cluster has changed.
+    Image(Arc<ClusterImage>),
+    /// Accept nothing more, flush what is accepted, answer when all of it is answered.
+    Drain(oneshot::Sender<()>),
+}
+
+/// Batches for partitions of one shard.
+#[derive(Debug)]
+pub struct ProduceRequest {
+    /// Partitions and their record payload, one v2 batch each.
+    pub partitions: Vec<(PartitionKey, Bytes)>,
+    /// Gets one result per partition, in the same order.
+    pub reply: oneshot::Sender<Vec<ProduceResult>>,
+}
+
+/// What became of one partition's batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProduceResult {
+    /// `NONE`, or why nothing was stored.
+    pub error: ErrorCode,
+    /// Offset of the first record, −1 on error.
+    pub base_offset: i64,
+    /// The broker's time if the topic uses LogAppendTime, else −1; ms since the Unix epoch.
+    pub log_append_time_ms: i64,
+    /// First offset that can be read, −1 if unknown.
+    pub log_start_offset: i64,
+}
+
+impl ProduceResult {
+    /// Nothing was stored.
+    pub fn error(error: ErrorCode) -> Self {
+        ProduceResult {
+            error,
+            base_offset: -1,
+            log_append_time_ms: -1,
+            log_start_offset: -1,
+        }
+    }
+}
+
+/// Reads from partitions of one shard.
+#[derive(Debug)]
+pub struct FetchRequest {
+    /// What to read.
+    pub partitions: Vec<FetchPartition>,
+    /// About how many bytes in all.
+    pub max_bytes: usize,
+    /// Gets one result per partition, in the same order.
+    pub reply: oneshot::Sender<Vec<FetchResult>>,
+}
+
+/// One partition to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FetchPartition {
+    /// The partition.
+    pub key: PartitionKey,
+    /// First offset wanted.
+    pub offset: i64,
+    /// About how many bytes.
+    pub max_bytes: usize,
+    /// The epoch that the client believes in, −1 if it does not say.
+    pub current_leader_epoch: i32,
+}
+
+/// What one partition has.
+#[derive(Debug, Clone, Default)]
+pub struct FetchResult {
+    /// `NONE`, or why there is nothing.
+    pub error: ErrorCode,
+    /// Offset after the last durable record, −1 if unknown.
+    pub high_watermark: i64,
+    /// First offset that can be read, −1 if unknown.
+    pub log_start_offset: i64,
+    /// Whole stored batches.
+    pub records: Vec<Bytes>,
+}
+
+impl FetchResult {
+    /// Nothing can be read.
+    pub fn error(error: ErrorCode) -> Self {
+        FetchResult {
+            error,
+            high_watermark: -1,
+            log_start_offset: -1,
+            records: Vec::new(),
+        }
+    }
+
+    /// Bytes of records.
+    pub fn len(&self) -> usize {
+        self.records.iter().map(Bytes::len).sum()
+    }
+
+    /// Whether it holds no records.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+}
+
+/// Tells when any of the partitions has something at its offset, or is no longer here.
+#[derive(Debug)]
+pub struct WaitRequest {
+    /// Partitions with the offset that the consumer waits for.
+    pub partitions: Vec<(PartitionKey, i64)>,
+    /// Fires at most once. The waiter drops its end when it loses interest.
+    pub notify: async_channel::Sender<()>,
+}
+
+/// ListOffsets for one partition.
+#[derive(Debug)]
+pub struct ListOffsetsRequest {
+    /// The partition.
+    pub key: PartitionKey,
+    /// Milliseconds since the Unix epoch, or one of Kafka's negative markers.
+    pub timestamp: i64,
+    /// The epoch that the client believes in, −1 if it does not say.
+    pub current_leader_epoch: i32,
+    /// Gets the answer.
+    pub reply: oneshot::Sender<ListOffsetsResult>,
+}
+
+/// An offset that was looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListOffsetsResult {
+    /// `NONE`, or why there is no answer.
+    pub error: ErrorCode,
+    /// The record's timestamp, −1 if none is reported.
+    pub timestamp: i64,
+    /// The offset, −1 if no record matches.
+    pub offset: i64,
+    /// The epoch of that record, −1 if unknown.
+    pub leader_epoch: i32,
+}
+
+/// A shard's state in numbers.
+#[derive(Debug, Clone, Default)]
+pub struct ShardStats {
+    /// The shard.
+    pub shard: u32,
+    /// Per owned partition: key, log start, high watermark, unrolled bytes.
+    pub partitions: Vec<(PartitionKey, i64, i64, u64)>,
+    /// Bytes of committed records kept in memory.
+    pub memory_bytes: usize,
+    /// Slots of the open stream that still hold unrolled records.
+    pub live_objects: usize,
+    /// Puts on their way.
+    pub puts_in_flight: usize,
+}

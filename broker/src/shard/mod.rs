@@ -1,0 +1,370 @@
+//! One shard: the partitions that it owns, and everything that happens to them.
+//!
+//! A shard lives on one executor, so its state is a plain `RefCell`: no borrow is held across an `.await`, and what may
+//! have changed meanwhile is checked again after it. [`produce`] accepts, [`flush`] makes durable, [`fetch`] reads,
+//! [`roll`] turns the tail into segments, [`ownership`] claims partitions and gives them up.
+
+pub mod fetch;
+pub mod flush;
+pub mod ownership;
+pub mod produce;
+pub mod roll;
+pub mod segments;
+pub mod takeover;
+
+use crate::cluster::image::{ClusterImage, TopicImage};
+use crate::mailbox::{ListOffsetsRequest, ProduceResult, ShardRequest, ShardStats};
+use crate::runtime::{Instant, Runtime};
+use crate::topic_config::TopicConfig;
+use bytes::BytesMut;
+use futures::channel::oneshot;
+use kafscale_codec::error_code::ErrorCode;
+use kafscale_metastore::keys::{PartitionRecord, StreamRecord};
+use kafscale_metastore::{Metastore, Revision};
+use kafscale_storage_engine::cache::BlockCache;
+use kafscale_storage_engine::object_store::ObjectStore;
+use kafscale_storage_engine::partition_log::{ObjectRef, PartitionKey, PartitionLog};
+use kafscale_storage_engine::pending_acks::PendingAcks;
+use kafscale_storage_engine::wal::StreamId;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a shard needs to know of the settings.
+#[derive(Debug, Clone)]
+pub struct ShardConfig {
+    /// This broker.
+    pub broker_id: i32,
+    /// This life of it.
+    pub incarnation: u64,
+    /// This shard.
+    pub shard: u32,
+    /// How many shards the broker has.
+    pub shards: u32,
+    /// Prefix of every key in the object store.
+    pub namespace: String,
+    /// Bytes at which a flush starts at once.
+    pub flush_bytes: usize,
+    /// How long the oldest record waits for company.
+    pub flush_interval: Duration,
+    /// Puts in flight.
+    pub flush_pipeline: usize,
+    /// Bytes of committed records kept in memory.
+    pub tail_memory_bytes: usize,
+    /// Bytes of blocks read from the object store that are kept.
+    pub cache_bytes: usize,
+    /// How long an idempotent producer is remembered without a word from it.
+    pub producer_expiration_ms: i64,
+    /// Pause between two looks at what is to be rolled, trimmed, deleted.
+    pub housekeeping_interval: Duration,
+    /// Live slots of a stream above which they are merged.
+    pub live_slots_max: usize,
+    /// How long an object that nothing refers to any more stays, for readers that planned with it.
+    pub delete_grace: Duration,
+    /// How long a slot's put is retried before the stream is given up.
+    pub put_give_up: Duration,
+    /// Defaults of topic settings, by Kafka's names.
+    pub topic_defaults: Arc<BTreeMap<String, String>>,
+}
+
+/// A shard. Cheap to share within its executor.
+pub struct Shard {
+    /// Its settings.
+    pub config: ShardConfig,
+    /// Its time and tasks.
+    pub runtime: Rc<dyn Runtime>,
+    /// The object store.
+    pub store: Rc<dyn ObjectStore>,
+    /// The metastore.
+    pub metastore: Rc<dyn Metastore>,
+    /// Blocks read from the object store.
+    pub cache: BlockCache,
+    /// Counters.
+    pub counters: ShardCounters,
+    state: RefCell<State>,
+    image: RefCell<Arc<ClusterImage>>,
+    flush_wake: Wake,
+    ownership_wake: Wake,
+    draining: Cell<bool>,
+    stopped: Cell<bool>,
+}
+
+/// What a shard counts; read for metrics.
+#[derive(Debug, Default)]
+pub struct ShardCounters {
+    /// Batches accepted.
+    pub batches_accepted: Cell<u64>,
+    /// Records accepted.
+    pub records_accepted: Cell<u64>,
+    /// Bytes accepted.
+    pub bytes_accepted: Cell<u64>,
+    /// Write-ahead objects that became durable.
+    pub puts: Cell<u64>,
+    /// Bytes of them.
+    pub put_bytes: Cell<u64>,
+    /// Puts that had to be tried again.
+    pub put_retries: Cell<u64>,
+    /// Bytes handed to consumers.
+    pub bytes_fetched: Cell<u64>,
+    /// Segments written.
+    pub segments_rolled: Cell<u64>,
+    /// When the latest put succeeded.
+    pub last_put: Cell<Instant>,
+}
+
+/// Adds to a counter.
+pub(crate) fn count(counter: &Cell<u64>, by: u64) {
+    counter.set(counter.get() + by);
+}
+
+struct State {
+    partitions: HashMap<PartitionKey, Partition>,
+    stream: Option<OpenStream>,
+    arena: BytesMut,
+    dirty: Vec<PartitionKey>,
+    buffered_bytes: usize,
+    buffered_since: Option<Instant>,
+    acks: PendingAcks<PendingProduce>,
+    memory: VecDeque<(PartitionKey, i64, usize)>,
+    memory_bytes: usize,
+    /// Objects that nothing refers to any more, with the time from which they may be deleted.
+    doomed: VecDeque<(Instant, String)>,
+}
+
+/// A produce request whose reply waits for durability.
+#[derive(Debug)]
+struct PendingProduce {
+    results: Vec<(PartitionKey, ProduceResult)>,
+    reply: oneshot::Sender<Vec<ProduceResult>>,
+}
+
+impl PendingProduce {
+    /// Sends the reply. The client may have gone; then nobody wants it.
+    fn answer(self) {
+        let _ = self
+            .reply
+            .send(self.results.into_iter().map(|(_, result)| result).collect());
+    }
+}
+
+/// The stream that this shard appends to.
+struct OpenStream {
+    id: StreamId,
+    mod_revision: Revision,
+    record: StreamRecord,
+    next_seq: u64,
+    next_commit_seq: u64,
+    finished: BTreeMap<u64, flush::FinishedSlot>,
+    /// Objects that hold unrolled runs, by first slot.
+    live: BTreeMap<u64, LiveObject>,
+}
+
+/// A write-ahead object of the open stream that cannot go yet.
+#[derive(Debug, Clone)]
+struct LiveObject {
+    object: ObjectRef,
+    level: u8,
+    bytes: u64,
+    runs_left: u32,
+}
+
+/// A partition on the shard that owns it.
+struct Partition {
+    log: PartitionLog,
+    record: PartitionRecord,
+    mod_revision: Revision,
+    folder: String,
+    topic: Arc<TopicImage>,
+    config: Rc<TopicConfig>,
+    waiters: Vec<(i64, async_channel::Sender<()>)>,
+    segments: segments::SegmentList,
+    hints: VecDeque<fetch::PositionHint>,
+    retention_checked: Instant,
+}
+
+/// A wake-up that is remembered until it is taken; many make one.
+struct Wake {
+    tx: async_channel::Sender<()>,
+    rx: async_channel::Receiver<()>,
+}
+
+impl Wake {
+    fn new() -> Self {
+        let (tx, rx) = async_channel::bounded(1);
+        Wake { tx, rx }
+    }
+
+    fn wake(&self) {
+        // Full means that a wake-up waits already.
+        let _ = self.tx.try_send(());
+    }
+
+    async fn wait(&self) {
+        // The sender lives in the same struct, so the channel is never closed.
+        let _ = self.rx.recv().await;
+    }
+}
+
+impl Shard {
+    /// A shard that owns nothing yet. [`Shard::run`] gives it life.
+    pub fn new(
+        config: ShardConfig,
+        runtime: Rc<dyn Runtime>,
+        store: Rc<dyn ObjectStore>,
+        metastore: Rc<dyn Metastore>,
+    ) -> Rc<Self> {
+        let cache = BlockCache::new(store.clone(), config.cache_bytes as u64, fetch::CACHE_BLOCK_BYTES);
+        Rc::new(Shard {
+            cache,
+            runtime,
+            store,
+            metastore,
+            counters: ShardCounters::default(),
+            state: RefCell::new(State {
+                partitions: HashMap::new(),
+                stream: None,
+                arena: BytesMut::new(),
+                dirty: Vec::new(),
+                buffered_bytes: 0,
+                buffered_since: None,
+                acks: PendingAcks::default(),
+                memory: VecDeque::new(),
+                memory_bytes: 0,
+                doomed: VecDeque::new(),
+            }),
+            image: RefCell::new(Arc::new(ClusterImage::default())),
+            flush_wake: Wake::new(),
+            ownership_wake: Wake::new(),
+            draining: Cell::new(false),
+            stopped: Cell::new(false),
+            config,
+        })
+    }
+
+    /// Starts the shard's tasks and serves its inbox until [`Shard::stop`] or until all senders are gone.
+    pub async fn run(self: Rc<Self>, inbox: async_channel::Receiver<ShardRequest>) {
+        let shard = self.clone();
+        self.runtime
+            .spawn("flush", Box::pin(async move { shard.flush_loop().await }));
+        let shard = self.clone();
+        self.runtime
+            .spawn("ownership", Box::pin(async move { shard.ownership_loop().await }));
+        let shard = self.clone();
+        self.runtime
+            .spawn("housekeeping", Box::pin(async move { shard.housekeeping_loop().await }));
+        while let Ok(request) = inbox.recv().await {
+            if self.stopped.get() {
+                break;
+            }
+            self.handle(request);
+        }
+    }
+
+    /// Handles one message without waiting: what takes time becomes a task.
+    pub fn handle(self: &Rc<Self>, request: ShardRequest) {
+        match request {
+            ShardRequest::Produce(request) => self.accept_produce(request),
+            ShardRequest::Fetch(request) => self.start_fetch(request),
+            ShardRequest::Wait(request) => self.wait_for_data(request),
+            ShardRequest::ListOffsets(request) => self.start_list_offsets(request),
+            ShardRequest::Stats(reply) => {
+                let _ = reply.send(self.stats());
+            }
+            ShardRequest::Image(image) => self.set_image(image),
+            ShardRequest::Drain(reply) => self.start_drain(reply),
+        }
+    }
+
+    /// The cluster as this shard knows it.
+    pub fn image(&self) -> Arc<ClusterImage> {
+        self.image.borrow().clone()
+    }
+
+    /// Ends every task of the shard at its next step. What is accepted and not durable is not acknowledged.
+    pub fn stop(&self) {
+        self.stopped.set(true);
+        self.flush_wake.wake();
+        self.ownership_wake.wake();
+    }
+
+    fn set_image(self: &Rc<Self>, image: Arc<ClusterImage>) {
+        self.drop_what_others_own(&image);
+        *self.image.borrow_mut() = image;
+        self.ownership_wake.wake();
+    }
+
+    fn start_list_offsets(self: &Rc<Self>, request: ListOffsetsRequest) {
+        let shard = self.clone();
+        self.runtime.spawn(
+            "list-offsets",
+            Box::pin(async move {
+                let result = shard
+                    .list_offsets(request.key, request.timestamp, request.current_leader_epoch)
+                    .await;
+                let _ = request.reply.send(result);
+            }),
+        );
+    }
+
+    /// Refuses new batches from now on and answers once every accepted one is answered.
+    fn start_drain(self: &Rc<Self>, reply: oneshot::Sender<()>) {
+        self.draining.set(true);
+        let shard = self.clone();
+        self.runtime.spawn(
+            "drain",
+            Box::pin(async move {
+                while !shard.stopped.get() && shard.state.borrow().acks.len() > 0 {
+                    shard.flush_wake.wake();
+                    shard.runtime.sleep(Duration::from_millis(5)).await;
+                }
+                let _ = reply.send(());
+            }),
+        );
+    }
+
+    /// The shard in numbers.
+    pub fn stats(&self) -> ShardStats {
+        let state = self.state.borrow();
+        ShardStats {
+            shard: self.config.shard,
+            partitions: state
+                .partitions
+                .values()
+                .map(|p| {
+                    (
+                        p.log.key(),
+                        p.log.log_start_offset(),
+                        p.log.high_watermark(),
+                        p.log.tail_bytes(),
+                    )
+                })
+                .collect(),
+            memory_bytes: state.memory_bytes,
+            live_objects: state.stream.as_ref().map_or(0, |stream| stream.live.len()),
+            puts_in_flight: state.stream.as_ref().map_or(0, OpenStream::in_flight),
+        }
+    }
+}
+
+impl OpenStream {
+    fn in_flight(&self) -> usize {
+        (self.next_seq - self.next_commit_seq) as usize
+    }
+}
+
+impl State {
+    /// The partition, if this shard leads it in the epoch that the client believes in.
+    fn led(&self, key: PartitionKey, current_leader_epoch: i32) -> Result<&Partition, ErrorCode> {
+        let partition = self.partitions.get(&key).ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
+        let epoch = partition.log.leader_epoch();
+        if current_leader_epoch >= 0 && current_leader_epoch < epoch {
+            return Err(ErrorCode::FENCED_LEADER_EPOCH);
+        }
+        if current_leader_epoch > epoch {
+            return Err(ErrorCode::UNKNOWN_LEADER_EPOCH);
+        }
+        Ok(partition)
+    }
+}

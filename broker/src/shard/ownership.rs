@@ -1,0 +1,439 @@
+//! Which partitions this shard owns: claims them when nobody live does, gives them up when somebody else has.
+
+use super::fetch::wake_all;
+use super::takeover::{ClaimError, StreamTail};
+use super::{OpenStream, Partition, PendingProduce, Shard, State};
+use crate::cluster::image::{preferred_broker, preferred_shard, ClusterImage, TopicImage};
+use crate::mailbox::ProduceResult;
+use crate::topic_config::TopicConfig;
+use kafscale_codec::error_code::ErrorCode;
+use kafscale_metastore::keys::{
+    counter_key, partition_key, stream_key, CountRecord, PartitionRecord, StreamRecord, StreamState,
+};
+use kafscale_metastore::{Compare, Op, Revision, Txn};
+use kafscale_storage_engine::object_store::StoreError;
+use kafscale_storage_engine::partition_log::{Location, PartitionKey, PartitionLog, TailRun};
+use kafscale_storage_engine::producer_state::ProducerState;
+use kafscale_storage_engine::wal::StreamId;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Partitions per claiming transaction; each takes a compare and a write.
+const CLAIM_BATCH: usize = 64;
+
+/// Pause after a claim failed.
+const CLAIM_RETRY: Duration = Duration::from_millis(250);
+
+/// A claim's input: what to own, of which topic.
+struct Wanted {
+    key: PartitionKey,
+    topic: Arc<TopicImage>,
+}
+
+impl Shard {
+    /// Claims what should be claimed whenever the cluster changes, until the shard stops.
+    pub(super) async fn ownership_loop(self: Rc<Self>) {
+        while !self.stopped.get() {
+            self.ownership_wake.wait().await;
+            if self.stopped.get() || self.draining.get() {
+                continue;
+            }
+            if let Err(error) = self.claim_all().await {
+                log::warn!("claim partitions: {error}; trying again");
+                self.runtime.sleep(CLAIM_RETRY).await;
+                self.ownership_wake.wake();
+            }
+        }
+    }
+
+    /// Gives up what `image` says is another's or gone.
+    pub(super) fn drop_what_others_own(&self, image: &ClusterImage) {
+        if !image.complete {
+            return;
+        }
+        let mut state = self.state.borrow_mut();
+        let mut deleted = Vec::new();
+        let mut taken = Vec::new();
+        for (key, partition) in &mut state.partitions {
+            let Some(topic) = image.topic_by_id(key.topic_id) else {
+                deleted.push(*key);
+                continue;
+            };
+            let leader = topic.leaders.get(key.partition as usize).copied().flatten();
+            if leader.is_some_and(|leader| leader.leader_epoch > partition.log.leader_epoch()) {
+                taken.push(*key);
+            } else if partition.topic.mod_revision != topic.mod_revision {
+                partition.adopt_topic(topic, &self.config.topic_defaults);
+            }
+        }
+        for key in deleted {
+            state.drop_partition(key, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        }
+        if !taken.is_empty() {
+            // Whoever claimed them fenced this stream first: nothing of it can be acknowledged any more.
+            log::warn!(
+                "{} partitions were claimed by another owner: this shard's stream is given up",
+                taken.len()
+            );
+            state.forget_everything(ErrorCode::NOT_LEADER_OR_FOLLOWER);
+        }
+    }
+
+    async fn claim_all(&self) -> Result<(), ClaimError> {
+        let image = self.image();
+        if !image.complete || !image.is_live(self.config.broker_id, self.config.incarnation) {
+            return Ok(());
+        }
+        let wanted = self.wanted(&image);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let started = self.runtime.now();
+        let mut tails = HashMap::new();
+        let mut claimed = 0;
+        for batch in wanted.chunks(CLAIM_BATCH) {
+            claimed += self.claim(batch, &mut tails).await?;
+            self.runtime.yield_now().await;
+        }
+        let took = self.runtime.now() - started;
+        log::info!(
+            "shard {} claimed {claimed} of {} partitions in {took:?}",
+            self.config.shard,
+            wanted.len()
+        );
+        Ok(())
+    }
+
+    fn wanted(&self, image: &ClusterImage) -> Vec<Wanted> {
+        let state = self.state.borrow();
+        let mut wanted = Vec::new();
+        for topic in image.topics.values() {
+            let topic_id = topic.record.topic_id;
+            for partition in 0..topic.record.partitions as i32 {
+                let key = PartitionKey { topic_id, partition };
+                if !state.partitions.contains_key(&key) && self.should_claim(image, topic, partition) {
+                    wanted.push(Wanted {
+                        key,
+                        topic: topic.clone(),
+                    });
+                }
+            }
+        }
+        wanted
+    }
+
+    fn should_claim(&self, image: &ClusterImage, topic: &TopicImage, partition: i32) -> bool {
+        let topic_id = topic.record.topic_id;
+        match image.live_leader(topic, partition) {
+            // Ours by the record, and not here: its stream was lost.
+            Some(leader) if leader.broker_id == self.config.broker_id => leader.shard == self.config.shard,
+            Some(_) => false,
+            None => {
+                preferred_broker(image, topic_id, partition) == Some(self.config.broker_id)
+                    && preferred_shard(self.config.shards, topic_id, partition) == self.config.shard
+            }
+        }
+    }
+
+    /// Claims a batch in one transaction; returns how many partitions this shard owns now.
+    async fn claim(
+        &self,
+        batch: &[Wanted],
+        tails: &mut HashMap<StreamId, Rc<StreamTail>>,
+    ) -> Result<usize, ClaimError> {
+        let stream = self.ensure_stream().await?;
+        let mut found = Vec::with_capacity(batch.len());
+        for wanted in batch {
+            found.push(self.read_partition(wanted.key).await?);
+        }
+        let streams: BTreeSet<StreamId> = found
+            .iter()
+            .flatten()
+            .flat_map(|(record, _)| record.tail_streams.iter().copied().chain([record.stream]))
+            .map(StreamId)
+            .filter(|id| *id != stream)
+            .collect();
+        for id in streams {
+            if !tails.contains_key(&id) {
+                tails.insert(id, Rc::new(self.take_over(id).await?));
+            }
+        }
+        let mut txn = Txn::default();
+        let mut opened = Vec::with_capacity(batch.len());
+        for (wanted, found) in batch.iter().zip(found) {
+            let key = partition_key(wanted.key.topic_id, wanted.key.partition);
+            txn.compares.push(match &found {
+                Some((_, revision)) => Compare::ModRevision(key.clone(), *revision),
+                None => Compare::Absent(key.clone()),
+            });
+            let (log, record) = self
+                .open_log(wanted.key, found.map(|(record, _)| record), stream, tails)
+                .await?;
+            txn.ops.push(Op::Put {
+                key,
+                value: record.encode(),
+                lease: None,
+            });
+            opened.push((wanted, log, record));
+        }
+        let outcome = self.metastore.txn(txn).await?;
+        if !outcome.succeeded {
+            return Err(ClaimError::Contended("the partitions to claim".to_string()));
+        }
+        let mut state = self.state.borrow_mut();
+        if state.stream.as_ref().map(|open| open.id) != Some(stream) {
+            return Err(ClaimError::Contended(format!("stream {stream}")));
+        }
+        let count = opened.len();
+        for (wanted, log, record) in opened {
+            let partition = Partition::new(
+                log,
+                record,
+                outcome.revision,
+                &wanted.topic,
+                &self.config.topic_defaults,
+            );
+            state.partitions.insert(wanted.key, partition);
+        }
+        Ok(count)
+    }
+
+    async fn read_partition(&self, key: PartitionKey) -> Result<Option<(PartitionRecord, Revision)>, ClaimError> {
+        let found = self.metastore.get(&partition_key(key.topic_id, key.partition)).await?;
+        found
+            .map(|found| Ok((PartitionRecord::decode(&found.value)?, found.mod_revision)))
+            .transpose()
+    }
+
+    /// The partition's log as its record and the streams tell, and the record of this claim.
+    async fn open_log(
+        &self,
+        key: PartitionKey,
+        found: Option<PartitionRecord>,
+        stream: StreamId,
+        tails: &HashMap<StreamId, Rc<StreamTail>>,
+    ) -> Result<(PartitionLog, PartitionRecord), ClaimError> {
+        let old = found.unwrap_or(PartitionRecord {
+            leader: -1,
+            leader_incarnation: 0,
+            shard: 0,
+            leader_epoch: -1,
+            stream: stream.0,
+            log_start_offset: 0,
+            rolled_offset: 0,
+            tail_streams: Vec::new(),
+            epoch_starts: Vec::new(),
+        });
+        let mut tail: Vec<TailRun> = Vec::new();
+        let mut tail_streams = Vec::new();
+        let since_ms = self.runtime.wall_clock_ms();
+        let mut end = old.rolled_offset;
+        for id in old.tail_streams.iter().copied().chain([old.stream]) {
+            let runs = tails.get(&StreamId(id)).and_then(|tail| tail.get(&key));
+            for (object, run) in runs
+                .into_iter()
+                .flatten()
+                .filter(|(_, run)| run.next_offset > old.rolled_offset)
+            {
+                if run.base_offset > end || run.next_offset <= end {
+                    return Err(ClaimError::Inconsistent(format!(
+                        "{key:?} ends at {end}, and {object:?} goes on with {}..{}",
+                        run.base_offset, run.next_offset
+                    )));
+                }
+                end = run.next_offset;
+                tail.push(TailRun {
+                    base_offset: run.base_offset,
+                    next_offset: run.next_offset,
+                    leader_epoch: run.leader_epoch,
+                    max_timestamp: run.max_timestamp,
+                    since_ms,
+                    location: Location {
+                        object: *object,
+                        position: run.position,
+                        length: run.length,
+                    },
+                    batches: None,
+                    producers: run.producers.clone(),
+                });
+                if tail_streams.last() != Some(&id) {
+                    tail_streams.push(id);
+                }
+            }
+        }
+        let producers = self.read_producers(key, old.rolled_offset).await?;
+        let leader_epoch = old.leader_epoch + 1;
+        let log = PartitionLog::open(
+            key,
+            leader_epoch,
+            old.log_start_offset,
+            old.rolled_offset,
+            tail,
+            producers,
+        );
+        let mut epoch_starts = old.epoch_starts;
+        // An epoch in which nothing was written needs no entry of its own.
+        epoch_starts.retain(|(_, start)| *start < log.next_offset());
+        epoch_starts.push((leader_epoch, log.next_offset()));
+        let record = PartitionRecord {
+            leader: self.config.broker_id,
+            leader_incarnation: self.config.incarnation,
+            shard: self.config.shard,
+            leader_epoch,
+            stream: stream.0,
+            log_start_offset: old.log_start_offset,
+            rolled_offset: old.rolled_offset,
+            tail_streams,
+            epoch_starts,
+        };
+        Ok((log, record))
+    }
+
+    async fn read_producers(&self, key: PartitionKey, rolled_offset: i64) -> Result<ProducerState, ClaimError> {
+        if rolled_offset == 0 {
+            return Ok(ProducerState::default());
+        }
+        let name = self.producers_key(key, rolled_offset);
+        match self.store.get_range(&name, 0..u64::MAX).await {
+            Ok(bytes) => {
+                ProducerState::decode(&bytes).map_err(|error| ClaimError::Inconsistent(format!("{name}: {error}")))
+            }
+            Err(StoreError::NotFound(_)) => Err(ClaimError::Inconsistent(format!("{name} is missing"))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Key of the producer state as of `offset`.
+    pub(super) fn producers_key(&self, key: PartitionKey, offset: i64) -> String {
+        let id: String = key.topic_id.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!(
+            "{}/_producers/{id}/{}/{offset:020}.snap",
+            self.config.namespace, key.partition
+        )
+    }
+
+    /// The open stream of this shard; a new one if there is none.
+    async fn ensure_stream(&self) -> Result<StreamId, ClaimError> {
+        if let Some(stream) = &self.state.borrow().stream {
+            return Ok(stream.id);
+        }
+        let counter = counter_key("streams");
+        loop {
+            let found = self.metastore.get(&counter).await?;
+            let next = match &found {
+                Some(found) => CountRecord::decode(&found.value)?.count,
+                None => 1,
+            };
+            let record = StreamRecord {
+                broker_id: self.config.broker_id,
+                incarnation: self.config.incarnation,
+                shard: self.config.shard,
+                state: StreamState::Open,
+                first_live_seq: 0,
+                merged: Vec::new(),
+            };
+            let txn = Txn {
+                compares: vec![
+                    found.map_or(Compare::Absent(counter.clone()), |found| {
+                        Compare::ModRevision(counter.clone(), found.mod_revision)
+                    }),
+                    Compare::Absent(stream_key(next)),
+                ],
+                ops: vec![
+                    Op::Put {
+                        key: counter.clone(),
+                        value: CountRecord { count: next + 1 }.encode(),
+                        lease: None,
+                    },
+                    Op::Put {
+                        key: stream_key(next),
+                        value: record.encode(),
+                        lease: None,
+                    },
+                ],
+            };
+            // An unknown outcome is an error here: the number may be taken, so the next attempt takes another.
+            let outcome = self.metastore.txn(txn).await?;
+            if outcome.succeeded {
+                let id = StreamId(next);
+                self.state.borrow_mut().stream = Some(OpenStream {
+                    id,
+                    mod_revision: outcome.revision,
+                    record,
+                    next_seq: 0,
+                    next_commit_seq: 0,
+                    finished: BTreeMap::new(),
+                    live: BTreeMap::new(),
+                });
+                return Ok(id);
+            }
+        }
+    }
+}
+
+impl State {
+    /// Drops one partition; batches of it that wait are answered with `error`, and what is in flight of it counts for
+    /// nobody.
+    pub(super) fn drop_partition(&mut self, key: PartitionKey, error: ErrorCode) {
+        let Some(mut partition) = self.partitions.remove(&key) else {
+            return;
+        };
+        self.dirty.retain(|dirty| *dirty != key);
+        for pending in self.acks.iter_mut() {
+            for (at, result) in &mut pending.results {
+                if *at == key && result.error == ErrorCode::NONE {
+                    *result = ProduceResult::error(error);
+                }
+            }
+        }
+        wake_all(&mut partition.waiters);
+        if self.dirty.is_empty() {
+            // Nothing is left to flush, so the next slot may be long in coming, and who waits for it has its answer.
+            self.buffered_bytes = 0;
+            self.buffered_since = None;
+            let next_seq = self.stream.as_ref().map_or(0, |stream| stream.next_seq);
+            self.acks.take_from(next_seq).for_each(PendingProduce::answer);
+        }
+    }
+}
+
+impl Partition {
+    fn new(
+        log: PartitionLog,
+        record: PartitionRecord,
+        mod_revision: Revision,
+        topic: &Arc<TopicImage>,
+        defaults: &BTreeMap<String, String>,
+    ) -> Self {
+        let mut partition = Partition {
+            log,
+            record,
+            mod_revision,
+            folder: topic.record.folder.clone(),
+            topic: topic.clone(),
+            config: Rc::new(fallback_config()),
+            waiters: Vec::new(),
+            segments: Default::default(),
+            hints: VecDeque::new(),
+            retention_checked: Duration::ZERO,
+        };
+        partition.adopt_topic(topic, defaults);
+        partition
+    }
+
+    fn adopt_topic(&mut self, topic: &Arc<TopicImage>, defaults: &BTreeMap<String, String>) {
+        self.topic = topic.clone();
+        match TopicConfig::parse(&topic.record.configs, defaults) {
+            Ok(config) => self.config = Rc::new(config),
+            // Settings are checked before they are stored, so this is another version's work: what was in force stays.
+            Err(error) => log::error!("settings of topic {}: {error}; they are left as they were", topic.name),
+        }
+    }
+}
+
+fn fallback_config() -> TopicConfig {
+    TopicConfig::parse(&BTreeMap::new(), &BTreeMap::new())
+        .expect("the table's own defaults are valid: a test reads them")
+}

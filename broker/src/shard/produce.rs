@@ -1,0 +1,219 @@
+//! Accepting batches: validate, deduplicate, stamp, buffer. Decides the order; durability is [`super::flush`]'s.
+
+use super::{count, PendingProduce, Shard, State};
+use crate::mailbox::{ProduceRequest, ProduceResult};
+use crate::topic_config::TopicConfig;
+use bytes::{Bytes, BytesMut};
+use kafscale_codec::error_code::ErrorCode;
+use kafscale_codec::record_batch::{self, BatchError, BatchHeader};
+use kafscale_storage_engine::partition_log::PartitionKey;
+use kafscale_storage_engine::producer_state::{Decision, ProducerChange};
+
+/// Batches are copied into blocks of this size; a larger batch gets a block of its own.
+const ARENA_BLOCK_BYTES: usize = 1 << 20;
+
+/// Largest batch that shares a block: a big one would leave most of the next block unused.
+const ARENA_SHARED_BATCH_BYTES: usize = ARENA_BLOCK_BYTES / 4;
+
+/// A result and the slot that it waits for, if it waits.
+struct Accepted {
+    result: ProduceResult,
+    slot: Option<u64>,
+}
+
+impl Shard {
+    /// Accepts the batches of one request, all at once: nothing comes between them. The reply is sent when all of them
+    /// are durable.
+    pub fn accept_produce(&self, request: ProduceRequest) {
+        let ProduceRequest { partitions, reply } = request;
+        if self.draining.get() {
+            let results = partitions
+                .iter()
+                .map(|_| ProduceResult::error(ErrorCode::NOT_LEADER_OR_FOLLOWER));
+            let _ = reply.send(results.collect());
+            return;
+        }
+        let now_ms = self.runtime.wall_clock_ms();
+        let mut state = self.state.borrow_mut();
+        let mut results = Vec::with_capacity(partitions.len());
+        let mut slot = None;
+        for (key, records) in partitions {
+            let accepted = self.accept_batch(&mut state, key, records, now_ms);
+            slot = slot.max(accepted.slot);
+            results.push((key, accepted.result));
+        }
+        if state.buffered_bytes > 0 {
+            state.buffered_since.get_or_insert_with(|| self.runtime.now());
+            self.flush_wake.wake();
+        }
+        let pending = PendingProduce { results, reply };
+        match slot {
+            Some(seq) => state.acks.push(seq, pending),
+            None => pending.answer(),
+        }
+    }
+
+    fn accept_batch(&self, state: &mut State, key: PartitionKey, records: Bytes, now_ms: i64) -> Accepted {
+        match self.append(state, key, &records, now_ms) {
+            Ok(accepted) => accepted,
+            Err(error) => Accepted {
+                result: ProduceResult::error(error),
+                slot: None,
+            },
+        }
+    }
+
+    fn append(&self, state: &mut State, key: PartitionKey, records: &[u8], now_ms: i64) -> Result<Accepted, ErrorCode> {
+        let State {
+            partitions,
+            stream,
+            arena,
+            dirty,
+            buffered_bytes,
+            ..
+        } = state;
+        let partition = partitions.get_mut(&key).ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
+        let next_seq = stream.as_ref().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.next_seq;
+        let config = partition.config.clone();
+        if records.len() > config.max_message_bytes {
+            return Err(ErrorCode::MESSAGE_TOO_LARGE);
+        }
+        reserve(arena, records.len());
+        let start = arena.len();
+        let header = record_batch::copy_validated(records, arena).map_err(error_code)?;
+        let log = &mut partition.log;
+        let admitted = admit(&header, &config, now_ms).and_then(|()| {
+            Ok(match header.producer_id {
+                producer_id if producer_id < 0 => Decision::Append,
+                producer_id => log.producers.check(
+                    producer_id,
+                    header.producer_epoch,
+                    header.base_sequence,
+                    header.last_sequence(),
+                ),
+            })
+        });
+        let decision = match admitted {
+            Ok(decision) => decision,
+            Err(error) => {
+                arena.truncate(start);
+                return Err(error);
+            }
+        };
+        let log_append_time_ms = if config.log_append_time { now_ms } else { -1 };
+        match decision {
+            Decision::Append => {}
+            Decision::Duplicate {
+                base_offset,
+                last_offset,
+                ..
+            } => {
+                arena.truncate(start);
+                let result = ProduceResult {
+                    error: ErrorCode::NONE,
+                    base_offset,
+                    log_append_time_ms,
+                    log_start_offset: log.log_start_offset(),
+                };
+                return Ok(Accepted {
+                    result,
+                    slot: log.slot_of(last_offset, next_seq),
+                });
+            }
+            Decision::OutOfOrderSequence | Decision::InvalidProducerEpoch => {
+                arena.truncate(start);
+                return Err(producer_error(decision));
+            }
+        }
+        let base_offset = log.next_offset();
+        record_batch::stamp(&mut arena[start..], base_offset, log.leader_epoch());
+        let mut header = header;
+        header.base_offset = base_offset;
+        if config.log_append_time {
+            record_batch::stamp_log_append_time(&mut arena[start..], now_ms);
+            header.max_timestamp = now_ms;
+        }
+        if !log.has_buffered() {
+            dirty.push(key);
+        }
+        *buffered_bytes += records.len();
+        let batch = arena.split().freeze();
+        log.append(&header, batch, producer_change(&header, now_ms), now_ms);
+        count(&self.counters.batches_accepted, 1);
+        count(
+            &self.counters.records_accepted,
+            u64::from(header.record_count.unsigned_abs()),
+        );
+        count(&self.counters.bytes_accepted, records.len() as u64);
+        let result = ProduceResult {
+            error: ErrorCode::NONE,
+            base_offset,
+            log_append_time_ms,
+            log_start_offset: log.log_start_offset(),
+        };
+        Ok(Accepted {
+            result,
+            slot: Some(next_seq),
+        })
+    }
+}
+
+/// Makes room for one batch, in the current block or a new one.
+fn reserve(arena: &mut BytesMut, bytes: usize) {
+    if arena.capacity() >= bytes {
+        return;
+    }
+    let block = if bytes > ARENA_SHARED_BATCH_BYTES {
+        bytes
+    } else {
+        ARENA_BLOCK_BYTES
+    };
+    *arena = BytesMut::with_capacity(block);
+}
+
+/// What a batch must satisfy beyond its own structure.
+fn admit(header: &BatchHeader, config: &TopicConfig, now_ms: i64) -> Result<(), ErrorCode> {
+    if header.is_control() || header.is_transactional() {
+        // Transactions are a non-goal; only brokers write control batches.
+        return Err(ErrorCode::INVALID_RECORD);
+    }
+    if header.producer_id >= 0 && (header.producer_epoch < 0 || header.base_sequence < 0) {
+        return Err(ErrorCode::INVALID_RECORD);
+    }
+    if !config.log_append_time && header.max_timestamp >= 0 {
+        let ahead = header.max_timestamp.saturating_sub(now_ms);
+        let behind = now_ms.saturating_sub(header.max_timestamp);
+        if ahead > config.timestamp_after_max_ms || behind > config.timestamp_before_max_ms {
+            return Err(ErrorCode::INVALID_TIMESTAMP);
+        }
+    }
+    Ok(())
+}
+
+fn producer_change(header: &BatchHeader, now_ms: i64) -> Option<ProducerChange> {
+    (header.producer_id >= 0).then(|| ProducerChange {
+        producer_id: header.producer_id,
+        producer_epoch: header.producer_epoch,
+        base_sequence: header.base_sequence,
+        last_sequence: header.last_sequence(),
+        base_offset: header.base_offset,
+        last_offset: header.last_offset(),
+        timestamp: now_ms,
+    })
+}
+
+fn error_code(error: BatchError) -> ErrorCode {
+    match error {
+        BatchError::Crc { .. } | BatchError::Truncated { .. } => ErrorCode::CORRUPT_MESSAGE,
+        BatchError::UnsupportedCompression(_) => ErrorCode::UNSUPPORTED_COMPRESSION_TYPE,
+        _ => ErrorCode::INVALID_RECORD,
+    }
+}
+
+fn producer_error(decision: Decision) -> ErrorCode {
+    match decision {
+        Decision::OutOfOrderSequence => ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
+        Decision::InvalidProducerEpoch => ErrorCode::INVALID_PRODUCER_EPOCH,
+        Decision::Append | Decision::Duplicate { .. } => ErrorCode::NONE,
+    }
+}

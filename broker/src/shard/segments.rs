@@ -1,0 +1,240 @@
+//! A partition's segments, found by a listing only when somebody reads that far back.
+
+use super::fetch::{damaged, Source};
+use super::{Partition, Shard};
+use bytes::Bytes;
+use kafscale_storage_engine::object_store::StoreError;
+use kafscale_storage_engine::partition_log::PartitionKey;
+use kafscale_storage_engine::segment::{self, Index, Part};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+/// Parsed indexes kept per partition.
+const INDEXES_MAX: usize = 4;
+
+/// What is known of one segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SegmentRef {
+    /// Bytes of its `.kfs`.
+    pub bytes: u64,
+    /// Its largest timestamp, once somebody has asked.
+    pub max_timestamp: Option<i64>,
+}
+
+/// The segments of one partition.
+#[derive(Debug, Default)]
+pub(super) struct SegmentList {
+    /// By base offset; `None` until the first listing.
+    segments: Option<BTreeMap<i64, SegmentRef>>,
+    indexes: Vec<(i64, Rc<Index>)>,
+}
+
+impl SegmentList {
+    /// A segment was rolled.
+    pub fn rolled(&mut self, base_offset: i64, segment: SegmentRef) {
+        if let Some(segments) = &mut self.segments {
+            segments.insert(base_offset, segment);
+        }
+    }
+
+    /// A segment is gone.
+    pub fn removed(&mut self, base_offset: i64) {
+        if let Some(segments) = &mut self.segments {
+            segments.remove(&base_offset);
+        }
+    }
+
+    /// The segments, once listed.
+    pub fn listed(&self) -> Option<&BTreeMap<i64, SegmentRef>> {
+        self.segments.as_ref()
+    }
+}
+
+impl Shard {
+    /// Key of a segment's records.
+    pub(super) fn segment_key(&self, key: PartitionKey, base_offset: i64) -> Result<String, StoreError> {
+        self.segment_part_key(key, base_offset, Part::Kfs)
+    }
+
+    fn segment_part_key(&self, key: PartitionKey, base_offset: i64, part: Part) -> Result<String, StoreError> {
+        let state = self.state.borrow();
+        let partition = state.partitions.get(&key).ok_or_else(|| given_up(key))?;
+        Ok(segment::key(
+            &self.config.namespace,
+            &partition.folder,
+            key.partition,
+            base_offset,
+            part,
+        ))
+    }
+
+    /// The segment that holds `offset`, and where in it to begin. `None` if the offset is in no segment any more.
+    pub(super) async fn find_segment(
+        &self,
+        key: PartitionKey,
+        offset: i64,
+    ) -> Result<Option<(Source, u64)>, StoreError> {
+        self.list_segments(key).await?;
+        let base_offset = {
+            let state = self.state.borrow();
+            let partition = state.partitions.get(&key).ok_or_else(|| given_up(key))?;
+            let found = partition
+                .segments
+                .listed()
+                .and_then(|segments| segments.range(..=offset).next_back());
+            match found {
+                Some((base_offset, _)) => *base_offset,
+                None => return Ok(None),
+            }
+        };
+        let source = Source::Segment(base_offset);
+        if let Some(position) = self
+            .state
+            .borrow()
+            .partitions
+            .get(&key)
+            .and_then(|p| p.position_hint(source, offset))
+        {
+            return Ok(Some((source, position)));
+        }
+        let index = self.segment_index(key, base_offset).await?;
+        Ok(Some((source, index.position(offset))))
+    }
+
+    async fn segment_index(&self, key: PartitionKey, base_offset: i64) -> Result<Rc<Index>, StoreError> {
+        if let Some(partition) = self.state.borrow().partitions.get(&key) {
+            if let Some((_, index)) = partition.segments.indexes.iter().find(|(base, _)| *base == base_offset) {
+                return Ok(index.clone());
+            }
+        }
+        let name = self.segment_part_key(key, base_offset, Part::Index)?;
+        let bytes = self.cache.read(&name, 0..u64::MAX).await?.concat();
+        let index = Rc::new(Index::parse(&bytes).map_err(damaged)?);
+        if let Some(partition) = self.state.borrow_mut().partitions.get_mut(&key) {
+            let indexes = &mut partition.segments.indexes;
+            if indexes.len() == INDEXES_MAX {
+                indexes.remove(0);
+            }
+            indexes.push((base_offset, index.clone()));
+        }
+        Ok(index)
+    }
+
+    /// Lists a partition's segments, unless that was done before. One whose index or records are missing does not count,
+    /// nor does one that lies beyond what the record says is rolled.
+    pub(super) async fn list_segments(&self, key: PartitionKey) -> Result<(), StoreError> {
+        let prefix = {
+            let state = self.state.borrow();
+            let partition = state.partitions.get(&key).ok_or_else(|| given_up(key))?;
+            if partition.segments.segments.is_some() {
+                return Ok(());
+            }
+            segment::prefix(&self.config.namespace, &partition.folder, key.partition)
+        };
+        let mut parts: HashMap<i64, (Option<u64>, bool)> = HashMap::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.store.list(&prefix, after.as_deref(), 1000).await?;
+            for object in &page.objects {
+                match segment::parse_key(&object.key) {
+                    Some((base, Part::Kfs)) => parts.entry(base).or_default().0 = Some(object.size),
+                    Some((base, Part::Index)) => parts.entry(base).or_default().1 = true,
+                    _ => {}
+                }
+            }
+            after = page.objects.last().map(|object| object.key.clone());
+            if !page.more || after.is_none() {
+                break;
+            }
+        }
+        let mut state = self.state.borrow_mut();
+        let partition = state.partitions.get_mut(&key).ok_or_else(|| given_up(key))?;
+        let rolled = partition.log.rolled_offset();
+        let listed = parts.into_iter().filter_map(|(base, part)| match part {
+            (Some(bytes), true) if base < rolled => Some((
+                base,
+                SegmentRef {
+                    bytes,
+                    max_timestamp: None,
+                },
+            )),
+            _ => None,
+        });
+        partition
+            .segments
+            .segments
+            .get_or_insert_with(BTreeMap::new)
+            .extend(listed);
+        Ok(())
+    }
+
+    /// The largest timestamp of one segment.
+    pub(super) async fn segment_max_timestamp(&self, key: PartitionKey, base_offset: i64) -> Result<i64, StoreError> {
+        let known = self
+            .state
+            .borrow()
+            .partitions
+            .get(&key)
+            .and_then(|partition| partition.segments.listed()?.get(&base_offset)?.max_timestamp);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let name = self.segment_part_key(key, base_offset, Part::Kfst)?;
+        let bytes: Bytes = self.store.get_range(&name, 0..64).await?;
+        let max_timestamp = segment::parse_max_timestamp(&bytes).map_err(damaged)?;
+        if let Some(partition) = self.state.borrow_mut().partitions.get_mut(&key) {
+            if let Some(found) = partition
+                .segments
+                .segments
+                .as_mut()
+                .and_then(|all| all.get_mut(&base_offset))
+            {
+                found.max_timestamp = Some(max_timestamp);
+            }
+        }
+        Ok(max_timestamp)
+    }
+
+    /// The first offset at or after `offset` in a segment that has records of time `at` or later.
+    pub(super) async fn skip_older_segments(
+        &self,
+        key: PartitionKey,
+        offset: i64,
+        at: i64,
+    ) -> Result<Option<i64>, StoreError> {
+        for base_offset in self.segments_from(key, offset).await? {
+            if self.segment_max_timestamp(key, base_offset).await? >= at {
+                return Ok(Some(base_offset.max(offset)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The largest timestamp in any segment.
+    pub(super) async fn largest_segment_timestamp(&self, key: PartitionKey) -> Result<Option<i64>, StoreError> {
+        let mut largest = None;
+        for base_offset in self.segments_from(key, 0).await? {
+            largest = largest.max(Some(self.segment_max_timestamp(key, base_offset).await?));
+        }
+        Ok(largest)
+    }
+
+    /// Base offsets of the segments that reach beyond `offset`; none if the offset lies in the tail.
+    async fn segments_from(&self, key: PartitionKey, offset: i64) -> Result<Vec<i64>, StoreError> {
+        let in_tail = |partition: &Partition| offset >= partition.log.rolled_offset();
+        if self.state.borrow().partitions.get(&key).is_none_or(in_tail) {
+            return Ok(Vec::new());
+        }
+        self.list_segments(key).await?;
+        let state = self.state.borrow();
+        let partition = state.partitions.get(&key).ok_or_else(|| given_up(key))?;
+        let segments = partition.segments.listed();
+        let bases: Vec<i64> = segments.map(|all| all.keys().copied().collect()).unwrap_or_default();
+        let from = bases.partition_point(|base| *base <= offset).saturating_sub(1);
+        Ok(bases[from..].to_vec())
+    }
+}
+
+pub(super) fn given_up(key: PartitionKey) -> StoreError {
+    StoreError::Unavailable(format!("{key:?} is no longer owned here"))
+}
