@@ -5,10 +5,17 @@
 
 pub mod brokers;
 pub mod cluster;
+#[cfg(any(test, feature = "testing"))]
+pub mod contract;
 pub mod counters;
+pub mod embedded;
+pub mod faulty;
+mod history;
 pub mod keys;
+pub mod memory;
 pub mod operation;
 pub mod partitions;
+mod state;
 pub mod store;
 pub mod streams;
 pub mod topics;

@@ -1,6 +1,7 @@
 //! The seam to the metastore: what every implementation promises.
 
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -96,6 +97,54 @@ pub struct Txn {
     pub compares: Vec<Compare>,
     /// Writes.
     pub ops: Vec<Op>,
+}
+
+impl Txn {
+    /// Checks the limits that every store keeps, so that what works on one works on all.
+    ///
+    /// # Errors
+    /// [`MetastoreError::Refused`] for too many compares or operations, too many bytes, a key written twice, or an
+    /// empty key.
+    pub fn check(&self) -> Result<(), MetastoreError> {
+        let refused = |why: String| Err(MetastoreError::Refused(why));
+        if self.compares.len() > TXN_OPS_MAX || self.ops.len() > TXN_OPS_MAX {
+            return refused(format!(
+                "{} compares and {} operations, {TXN_OPS_MAX} are possible",
+                self.compares.len(),
+                self.ops.len()
+            ));
+        }
+        let bytes = self.ops.iter().map(Op::byte_count).sum::<usize>();
+        if bytes > TXN_BYTES_MAX {
+            return refused(format!("{bytes} bytes to write, {TXN_BYTES_MAX} are possible"));
+        }
+        let mut written = BTreeSet::new();
+        for op in &self.ops {
+            if op.key().is_empty() {
+                return refused("an empty key".to_string());
+            }
+            if !written.insert(op.key()) {
+                return refused(format!("key {} is written twice", op.key().escape_ascii()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Op {
+    /// The key that it writes.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Op::Put { key, .. } | Op::Delete(key) => key,
+        }
+    }
+
+    fn byte_count(&self) -> usize {
+        match self {
+            Op::Put { key, value, .. } => key.len() + value.len(),
+            Op::Delete(key) => key.len(),
+        }
+    }
 }
 
 /// etcd's default limit for one transaction (`--max-txn-ops`).

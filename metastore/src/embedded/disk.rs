@@ -1,0 +1,204 @@
+//! The file of the embedded metastore: all keys without a lease, and the revision, as of the last commit.
+//!
+//! It is read once, at open; from then on the worker's memory answers and the file only follows. Leased keys are not
+//! in it: leases end with the process.
+
+use crate::state::{Entry, State};
+use crate::store::{Revision, WatchEvent};
+use bytes::Bytes;
+use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Key → create revision, mod revision, value.
+const KEYS: TableDefinition<&[u8], (u64, u64, &[u8])> = TableDefinition::new("keys");
+/// Name → number.
+const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
+const FORMAT: &str = "format";
+const REVISION: &str = "revision";
+const OPENS: &str = "opens";
+
+/// The layout of the tables above.
+const FORMAT_VERSION: u64 = 1;
+/// The file's name in the data directory.
+const FILE_NAME: &str = "metastore.redb";
+/// The worker reads nothing after opening; this serves the inner pages of the trees.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// Why the embedded metastore could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("{} is in use by another process", .0.display())]
+    Locked(PathBuf),
+    /// Its content is damaged, or it is another kind of file.
+    #[error("{} is damaged or not a metastore: {reason}", .path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// Another version of this program wrote it.
+    #[error("{} has format {found}, this version reads and writes {FORMAT_VERSION}", .path.display())]
+    WrongVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: String,
+    },
+    /// The directory or file cannot be created, read or written.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The operating system's error.
+        source: io::Error,
+    },
+}
+
+/// Opens the file: tests put a failing disk under it here.
+pub(super) type OpenFile = Box<dyn Fn(&Path) -> Result<Database, DatabaseError> + Send>;
+
+/// The usual [`OpenFile`].
+pub(super) fn open_file(path: &Path) -> Result<Database, DatabaseError> {
+    Database::builder().set_cache_size(CACHE_BYTES).create(path)
+}
+
+/// The open file.
+pub(super) struct Disk {
+    database: Database,
+}
+
+impl Disk {
+    /// Opens or creates the file in `directory` and reads it.
+    pub fn open(directory: &Path, open_file: &OpenFile) -> Result<(Disk, State), OpenError> {
+        let path = directory.join(FILE_NAME);
+        let at = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| OpenError::Io { path, source }
+        };
+        std::fs::create_dir_all(directory).map_err(at(directory))?;
+        let is_new = !path.exists();
+        let disk = Disk {
+            database: open_file(&path).map_err(|error| open_error(&path, error))?,
+        };
+        if is_new {
+            // The file's name must outlive a power loss, too.
+            std::fs::File::open(directory)
+                .and_then(|directory| directory.sync_all())
+                .map_err(at(directory))?;
+        }
+        let opens = disk.begin(&path)?;
+        let state = disk.load(opens).map_err(|error| storage_error(&path, error))?;
+        Ok((disk, state))
+    }
+
+    /// Checks the format and counts how often the file was opened, so that no lease id comes twice.
+    fn begin(&self, path: &Path) -> Result<u64, OpenError> {
+        let begin = || -> Result<Result<u64, u64>, redb::Error> {
+            let mut txn = self.database.begin_write()?;
+            txn.set_durability(Durability::Immediate)?;
+            let opens = {
+                let mut numbers = txn.open_table(NUMBERS)?;
+                let format = numbers.get(FORMAT)?.map(|format| format.value());
+                if format.is_some_and(|format| format != FORMAT_VERSION) {
+                    return Ok(Err(format.unwrap_or_default()));
+                }
+                let opens = numbers.get(OPENS)?.map_or(0, |opens| opens.value()) + 1;
+                numbers.insert(FORMAT, FORMAT_VERSION)?;
+                numbers.insert(OPENS, opens)?;
+                txn.open_table(KEYS)?;
+                opens
+            };
+            txn.commit()?;
+            Ok(Ok(opens))
+        };
+        let format = begin().map_err(|error| storage_error(path, error))?;
+        format.map_err(|found| OpenError::WrongVersion {
+            path: path.to_path_buf(),
+            found: found.to_string(),
+        })
+    }
+
+    fn load(&self, opens: u64) -> Result<State, redb::Error> {
+        let txn = self.database.begin_read()?;
+        let revision = txn
+            .open_table(NUMBERS)?
+            .get(REVISION)?
+            .map_or(0, |revision| revision.value());
+        let mut keys = BTreeMap::new();
+        for row in txn.open_table(KEYS)?.iter()? {
+            let (key, value) = row?;
+            let (create_revision, mod_revision, value) = value.value();
+            let entry = Entry {
+                value: Bytes::copy_from_slice(value),
+                create_revision,
+                mod_revision,
+                lease: None,
+            };
+            keys.insert(Bytes::copy_from_slice(key.value()), entry);
+        }
+        Ok(State::load(revision, (opens << 32) as i64, keys))
+    }
+
+    /// Makes changes durable, all or none. After an error nobody knows which, and the file must be opened again.
+    pub fn commit(&self, events: &[WatchEvent], revision: Revision) -> Result<(), redb::Error> {
+        let mut txn = self.database.begin_write()?;
+        txn.set_durability(Durability::Immediate)?;
+        {
+            let mut keys = txn.open_table(KEYS)?;
+            for event in events {
+                match event {
+                    WatchEvent::Put(item) if item.lease.is_none() => {
+                        let row = (item.create_revision, item.mod_revision, &item.value[..]);
+                        keys.insert(&item.key[..], row)?;
+                    }
+                    WatchEvent::Put(item) => drop(keys.remove(&item.key[..])?),
+                    WatchEvent::Delete { key, .. } => drop(keys.remove(&key[..])?),
+                }
+            }
+            txn.open_table(NUMBERS)?.insert(REVISION, revision)?;
+        }
+        txn.commit()?;
+        Ok(())
+    }
+}
+
+fn open_error(path: &Path, error: DatabaseError) -> OpenError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => OpenError::Locked(path.to_path_buf()),
+        DatabaseError::UpgradeRequired(found) => OpenError::WrongVersion {
+            path: path.to_path_buf(),
+            found: format!("redb {found}"),
+        },
+        error => storage_error(path, error.into()),
+    }
+}
+
+fn storage_error(path: &Path, error: redb::Error) -> OpenError {
+    let path = path.to_path_buf();
+    match error {
+        // Not a file of this kind at all.
+        redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => OpenError::Corrupt {
+            path,
+            reason: source.to_string(),
+        },
+        redb::Error::Io(source) => OpenError::Io { path, source },
+        error => OpenError::Corrupt {
+            path,
+            reason: error.to_string(),
+        },
+    }
+}
+
+/// What an operator can do something about comes first: a full disk looks like any other I/O error otherwise.
+pub(super) fn describe(error: &redb::Error) -> String {
+    match error {
+        redb::Error::Io(source) if source.kind() == io::ErrorKind::StorageFull => {
+            format!("no space left for the metastore: {source}")
+        }
+        error => format!("cannot write the metastore: {error}"),
+    }
+}
