@@ -29,8 +29,8 @@ lint: ## Lints, warnings are errors
 deny: ## Licences, sources and bans of all dependencies; installs cargo-deny if it is missing
 	@ci/deny.sh install
 
-docs: ## Write the generated documentation again (docs/settings.md)
-	UPDATE_DOCS=1 cargo test -p kafscale-broker --lib docs_are_current
+docs: ## Write the generated documentation again (docs/settings.md, docs/metrics.md)
+	UPDATE_DOCS=1 cargo test --workspace --lib docs_are_current
 
 sim: ## Deterministic simulation of a cluster: make sim SEEDS=10000
 	@SEEDS=$(SEEDS) ci/sim.sh

@@ -3,9 +3,11 @@
 pub mod cluster;
 pub mod data_dir;
 pub mod executors;
+pub mod http;
 pub mod listener;
 pub mod logging;
 pub mod mailbox;
+pub mod metrics;
 pub mod runtime;
 pub mod settings;
 pub mod shard;

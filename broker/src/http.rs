@@ -1,0 +1,201 @@
+//! The HTTP port: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever supervises the broker.
+//!
+//! Just enough HTTP/1.1: GET and HEAD, one request per connection, everything bounded in size and time.
+
+use crate::listener::ShardListener;
+use crate::metrics::Gatherer;
+use crate::runtime::Runtime;
+use futures::future::{select, Either};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, FutureExt};
+use std::cell::Cell;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of a request's head.
+const REQUEST_BYTES_MAX: usize = 8 << 10;
+/// Header lines of a request.
+const HEADERS_MAX: usize = 64;
+/// Connections at once; more are closed at once.
+const CONNECTIONS_MAX: usize = 64;
+/// Time for a whole exchange.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Whether the broker serves. Clones are one and the same, on any thread.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<AtomicU8>);
+
+/// What a broker is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// It opens its stores and does not serve yet.
+    Starting = 0,
+    /// It serves.
+    Serving = 1,
+    /// It takes nothing new, and will end.
+    Draining = 2,
+}
+
+impl Readiness {
+    /// Tells what the broker is doing now.
+    pub fn set(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::Release);
+    }
+
+    /// What it is doing.
+    pub fn phase(&self) -> Phase {
+        match self.0.load(Ordering::Acquire) {
+            0 => Phase::Starting,
+            1 => Phase::Serving,
+            _ => Phase::Draining,
+        }
+    }
+}
+
+/// The server. It runs on one shard.
+pub struct HttpServer {
+    gatherer: Gatherer,
+    readiness: Readiness,
+    runtime: Rc<dyn Runtime>,
+    open: Cell<usize>,
+}
+
+struct Response {
+    status: &'static str,
+    content_type: &'static str,
+    body: String,
+    head_only: bool,
+}
+
+impl Response {
+    fn text(status: &'static str, body: impl Into<String>) -> Self {
+        Response {
+            status,
+            content_type: "text/plain; charset=utf-8",
+            body: body.into() + "\n",
+            head_only: false,
+        }
+    }
+}
+
+impl HttpServer {
+    /// A server with nothing open.
+    pub fn new(gatherer: Gatherer, readiness: Readiness, runtime: Rc<dyn Runtime>) -> Rc<Self> {
+        Rc::new(HttpServer {
+            gatherer,
+            readiness,
+            runtime,
+            open: Cell::new(0),
+        })
+    }
+
+    /// Serves until the listener is closed.
+    pub async fn serve(self: Rc<Self>, listener: Rc<ShardListener>) {
+        while let Some(stream) = listener.accept().await {
+            if self.open.get() >= CONNECTIONS_MAX {
+                continue;
+            }
+            self.open.set(self.open.get() + 1);
+            let server = self.clone();
+            let task = async move {
+                // A mistake here must not take the records' side down.
+                if AssertUnwindSafe(server.serve_connection(stream))
+                    .catch_unwind()
+                    .await
+                    .is_err()
+                {
+                    log::error!("answering an HTTP request panicked");
+                }
+                server.open.set(server.open.get() - 1);
+            };
+            self.runtime.spawn("http", Box::pin(task));
+        }
+    }
+
+    /// Answers the one request of a connection, or gives up on it.
+    pub async fn serve_connection(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let exchange = pin!(async {
+            let Some(response) = self.respond(&mut stream).await else {
+                return;
+            };
+            let head = format!(
+                "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                response.status,
+                response.content_type,
+                response.body.len()
+            );
+            // Whoever left without waiting for the answer does not need it.
+            if stream.write_all(head.as_bytes()).await.is_ok() && !response.head_only {
+                let _ = stream.write_all(response.body.as_bytes()).await;
+            }
+            let _ = stream.close().await;
+        });
+        if let Either::Right(_) = select(exchange, self.runtime.sleep(EXCHANGE_TIMEOUT)).await {
+            log::debug!("an HTTP request took longer than {EXCHANGE_TIMEOUT:?}");
+        }
+    }
+
+    /// Reads a request; none if the peer leaves before it is whole.
+    async fn respond(&self, stream: &mut (impl AsyncRead + Unpin)) -> Option<Response> {
+        let mut buffer = vec![0; REQUEST_BYTES_MAX];
+        let mut filled = 0;
+        loop {
+            if filled == buffer.len() {
+                return Some(Response::text(
+                    "431 Request Header Fields Too Large",
+                    "the request is too large",
+                ));
+            }
+            filled += match stream.read(&mut buffer[filled..]).await {
+                Ok(0) | Err(_) => return None,
+                Ok(n) => n,
+            };
+            let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+            let mut request = httparse::Request::new(&mut headers);
+            match request.parse(&buffer[..filled]) {
+                Ok(httparse::Status::Partial) => {}
+                Ok(httparse::Status::Complete(_)) => {
+                    let (method, target) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
+                    return Some(self.answer(method, target).await);
+                }
+                Err(error) => return Some(Response::text("400 Bad Request", error.to_string())),
+            }
+        }
+    }
+
+    async fn answer(&self, method: &str, target: &str) -> Response {
+        if !matches!(method, "GET" | "HEAD") {
+            return Response::text("405 Method Not Allowed", "GET or HEAD");
+        }
+        let path = target.split('?').next().unwrap_or_default();
+        let response = match path {
+            "/metrics" => match self.gatherer.page().await {
+                Ok(body) => Response {
+                    status: "200 OK",
+                    content_type: "text/plain; version=0.0.4; charset=utf-8",
+                    body,
+                    head_only: false,
+                },
+                Err(why) => Response::text("503 Service Unavailable", why),
+            },
+            "/healthz" => Response::text("200 OK", "ok"),
+            "/readyz" => match self.readiness.phase() {
+                Phase::Serving => Response::text("200 OK", "ok"),
+                Phase::Starting => Response::text("503 Service Unavailable", "starting"),
+                Phase::Draining => Response::text("503 Service Unavailable", "draining"),
+            },
+            _ => Response::text("404 Not Found", "try /metrics, /healthz or /readyz"),
+        };
+        Response {
+            head_only: method == "HEAD",
+            ..response
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
