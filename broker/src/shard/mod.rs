@@ -315,7 +315,7 @@ impl Shard {
         self.runtime.spawn(
             "drain",
             Box::pin(async move {
-                while !shard.stopped.get() && shard.state.borrow().acks.len() > 0 {
+                while !shard.stopped.get() && !shard.state.borrow().acks.is_empty() {
                     shard.flush_wake.wake();
                     shard.runtime.sleep(Duration::from_millis(5)).await;
                 }

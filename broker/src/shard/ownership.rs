@@ -15,6 +15,7 @@ use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::{Location, PartitionKey, PartitionLog, TailRun};
 use kafscale_storage_engine::producer_state::ProducerState;
 use kafscale_storage_engine::wal::StreamId;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -156,8 +157,8 @@ impl Shard {
             .filter(|id| *id != stream)
             .collect();
         for id in streams {
-            if !tails.contains_key(&id) {
-                tails.insert(id, Rc::new(self.take_over(id).await?));
+            if let Entry::Vacant(place) = tails.entry(id) {
+                place.insert(Rc::new(self.take_over(id).await?));
             }
         }
         let mut txn = Txn::default();

@@ -82,16 +82,14 @@ impl Shard {
         let start = arena.len();
         let header = record_batch::copy_validated(records, arena).map_err(error_code)?;
         let log = &mut partition.log;
-        let admitted = admit(&header, &config, now_ms).and_then(|()| {
-            Ok(match header.producer_id {
-                producer_id if producer_id < 0 => Decision::Append,
-                producer_id => log.producers.check(
-                    producer_id,
-                    header.producer_epoch,
-                    header.base_sequence,
-                    header.last_sequence(),
-                ),
-            })
+        let admitted = admit(&header, &config, now_ms).map(|()| match header.producer_id {
+            producer_id if producer_id < 0 => Decision::Append,
+            producer_id => log.producers.check(
+                producer_id,
+                header.producer_epoch,
+                header.base_sequence,
+                header.last_sequence(),
+            ),
         });
         let decision = match admitted {
             Ok(decision) => decision,
