@@ -1,8 +1,15 @@
 use super::*;
 use crate::contract::{check_all, Harness};
+use crate::keys::{counter_key, CountRecord};
+use crate::store::{Compare, Op, WatchEvent};
 use futures::executor::block_on;
+use futures::future::join_all;
+use proptest::prelude::*;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use test_disk::TestDisk;
+
+mod test_disk;
 
 struct EmbeddedHarness(EmbeddedMetastore);
 
@@ -27,4 +34,249 @@ fn the_embedded_store_keeps_the_contract() {
     block_on(check_all(&EmbeddedHarness(
         EmbeddedMetastore::open(directory.path()).unwrap(),
     )));
+}
+
+fn put(key: &str, value: &str, lease: Option<LeaseId>) -> Op {
+    Op::Put {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        lease,
+    }
+}
+
+fn write(store: &EmbeddedMetastore, ops: Vec<Op>) -> Result<Revision, MetastoreError> {
+    block_on(store.txn(Txn {
+        compares: Vec::new(),
+        ops,
+    }))
+    .map(|outcome| outcome.revision)
+}
+
+fn read(store: &EmbeddedMetastore, key: &str) -> Option<KeyValue> {
+    block_on(store.get(key.as_bytes())).unwrap()
+}
+
+#[test]
+fn a_reopened_store_has_everything_but_leases() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = EmbeddedMetastore::open(directory.path()).unwrap();
+    let lease = block_on(store.lease_grant(60_000)).unwrap();
+    write(
+        &store,
+        vec![put("a", "1", None), put("b", "1", None), put("c", "1", None)],
+    )
+    .unwrap();
+    write(
+        &store,
+        vec![put("a", "2", None), put("b", "2", Some(lease)), Op::Delete("c".into())],
+    )
+    .unwrap();
+    let revision = write(&store, vec![put("d", "1", Some(lease))]).unwrap();
+    let before = read(&store, "a");
+    drop(store);
+    let store = EmbeddedMetastore::open(directory.path()).unwrap();
+    assert_eq!(read(&store, "a"), before);
+    assert_eq!(
+        [read(&store, "b"), read(&store, "c"), read(&store, "d")],
+        [None, None, None]
+    );
+    let watch = |from| block_on(store.watch(b"", from)).map(|_| ());
+    assert_eq!(
+        watch(revision),
+        Err(MetastoreError::Compacted(revision)),
+        "the past is not kept"
+    );
+    assert_eq!(watch(revision + 1), Ok(()));
+    assert_eq!(
+        write(&store, vec![put("e", "1", None)]),
+        Ok(revision + 1),
+        "revisions go on"
+    );
+    assert_eq!(
+        block_on(store.lease_keep_alive(lease)),
+        Err(MetastoreError::LeaseGone(lease))
+    );
+    assert!(
+        block_on(store.lease_grant(1)).unwrap() > lease,
+        "no lease id comes twice"
+    );
+}
+
+#[test]
+fn a_lease_expires_without_any_request() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = EmbeddedMetastore::open(directory.path()).unwrap();
+    let lease = block_on(store.lease_grant(50)).unwrap();
+    let revision = write(&store, vec![put("a", "1", Some(lease))]).unwrap();
+    let mut watch = block_on(store.watch(b"", revision + 1)).unwrap();
+    let start = Instant::now();
+    let gone = block_on(watch.next()).unwrap();
+    assert_eq!(
+        gone,
+        [WatchEvent::Delete {
+            key: "a".into(),
+            revision: revision + 1
+        }]
+    );
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_second_open_is_refused_until_the_first_is_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = EmbeddedMetastore::open(directory.path()).unwrap();
+    let second = EmbeddedMetastore::open(directory.path()).err().unwrap();
+    assert!(matches!(second, OpenError::Locked(_)), "{second}");
+    let clone = store.clone();
+    drop(store);
+    write(&clone, vec![put("a", "1", None)]).unwrap();
+    drop(clone);
+    EmbeddedMetastore::open(directory.path()).unwrap();
+}
+
+#[test]
+fn what_cannot_be_opened_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("metastore.redb");
+    std::fs::write(
+        &path,
+        b"not a metastore, but long enough to be mistaken for one".repeat(200),
+    )
+    .unwrap();
+    let error = EmbeddedMetastore::open(directory.path()).err().unwrap();
+    assert!(matches!(error, OpenError::Corrupt { .. }), "{error:?}");
+    // The data directory is a file.
+    let error = EmbeddedMetastore::open(&path).err().unwrap();
+    assert!(
+        matches!(error, OpenError::Io { .. }) && error.to_string().contains("metastore.redb"),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_file_of_another_version_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(EmbeddedMetastore::open(directory.path()).unwrap());
+    let database = disk::open_file(&directory.path().join("metastore.redb")).unwrap();
+    let txn = database.begin_write().unwrap();
+    let numbers = redb::TableDefinition::<&str, u64>::new("numbers");
+    txn.open_table(numbers).unwrap().insert("format", 9).unwrap();
+    txn.commit().unwrap();
+    drop(database);
+    let error = EmbeddedMetastore::open(directory.path()).err().unwrap();
+    assert!(matches!(error, OpenError::WrongVersion { .. }), "{error:?}");
+    assert!(error.to_string().contains("format 9"), "{error}");
+}
+
+#[test]
+fn concurrent_callers_never_lose_an_increment() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = EmbeddedMetastore::open(directory.path()).unwrap();
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let store = store.clone();
+            std::thread::spawn(move || {
+                let one = || crate::counters::allocate(&store, "n", 1);
+                let numbers = block_on(join_all((0..25).map(|_| one())));
+                numbers.into_iter().map(Result::unwrap).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    let mut numbers: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(1..=100));
+    assert_eq!(
+        read(&store, "/kafscale/v1/counters/n").unwrap().value,
+        CountRecord { count: 101 }.encode()
+    );
+    assert_eq!(counter_key("n"), "/kafscale/v1/counters/n");
+}
+
+#[test]
+fn a_full_disk_is_never_answered_with_ok() {
+    for writes in 0..12 {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = TestDisk::default();
+        let store = EmbeddedMetastore::open_with(directory.path(), disk.open_file()).unwrap();
+        let revision = write(&store, vec![put("a", "before", None)]).unwrap();
+        let mut watch = block_on(store.watch(b"", revision + 1)).unwrap();
+        disk.fail_after_writes(writes);
+        let mut acknowledged = "before".to_string();
+        let failure = (0..50).find_map(|number| {
+            let value = format!("{number}-{}", "x".repeat(50_000));
+            match write(&store, vec![put("a", &value, None), put("b", &value, None)]) {
+                Ok(_) => {
+                    acknowledged = value;
+                    None
+                }
+                Err(error) => Some((value, error)),
+            }
+        });
+        let (attempted, error) = failure.expect("the disk is full at some point");
+        let text = error.to_string();
+        assert!(text.contains("space"), "{text}");
+        disk.heal();
+        std::thread::sleep(Duration::from_millis(550));
+        let found = read(&store, "a").unwrap().value;
+        match error {
+            MetastoreError::Unavailable(_) => assert!(found == acknowledged, "not applied"),
+            MetastoreError::OutcomeUnknown(_) => assert!(found == acknowledged || found == attempted),
+            error => panic!("{error}"),
+        }
+        assert!(
+            read(&store, "b").is_none_or(|item| item.value == found),
+            "both keys or none"
+        );
+        write(&store, vec![put("a", "after", None)]).expect("there is space again");
+        // The watch was told all that happened, or that it does not know: it never just goes on.
+        let end = (0..60).find_map(|_| block_on(watch.next()).err());
+        assert!(matches!(end, Some(MetastoreError::Unavailable(_))));
+    }
+}
+
+#[test]
+fn a_failed_sync_is_never_answered_with_ok() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = TestDisk::default();
+    let store = EmbeddedMetastore::open_with(directory.path(), disk.open_file()).unwrap();
+    write(&store, vec![put("a", "1", None)]).unwrap();
+    disk.fail_syncs();
+    assert!(write(&store, vec![put("a", "2", None)]).is_err());
+    assert!(block_on(store.get(b"a")).is_err(), "nothing is read that could be lost");
+    assert!(block_on(store.lease_grant(1)).is_err());
+    disk.heal();
+    std::thread::sleep(Duration::from_millis(550));
+    write(&store, vec![put("b", "1", None)]).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn what_was_acknowledged_survives_a_power_loss(writes in 1u64..40, stop in 0u32..8, kept: u64) {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = TestDisk::default();
+        let store = EmbeddedMetastore::open_with(directory.path(), disk.open_file()).unwrap();
+        for number in 1..=writes {
+            let text = number.to_string();
+            write(&store, vec![put("a", &text, None), put("b", &text, None), put(&text, &text, None)]).unwrap();
+        }
+        // One more dies on the way, after some of its writes.
+        disk.fail_after_writes(stop);
+        let text = (writes + 1).to_string();
+        let last = write(&store, vec![put("a", &text, None), put("b", &text, None)]);
+        let disk = disk.after_power_loss(kept);
+        drop(store);
+        let store = EmbeddedMetastore::open_with(directory.path(), disk.open_file()).unwrap();
+        let found = read(&store, "a").unwrap().value;
+        prop_assert_eq!(&read(&store, "b").unwrap().value, &found);
+        let acknowledged = if last.is_ok() { text.clone() } else { writes.to_string() };
+        prop_assert!(found == acknowledged || found == text);
+        for number in 1..=writes {
+            prop_assert!(read(&store, &number.to_string()).is_some());
+        }
+        let compares = vec![Compare::Value("a".into(), found)];
+        let outcome = block_on(store.txn(Txn { compares, ops: Vec::new() })).unwrap();
+        prop_assert!(outcome.succeeded);
+    }
 }
