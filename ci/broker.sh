@@ -44,7 +44,7 @@ stop_broker() {
 # Ends it as a power cut would, as far as the process is concerned.
 kill_broker() {
   kill -9 "$broker_pid"
-  wait "$broker_pid" 2>/dev/null || true
+  { wait "$broker_pid" || true; } 2>/dev/null # The shell would tell of the kill.
   broker_pid=
 }
 
