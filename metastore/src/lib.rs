@@ -13,6 +13,8 @@ pub mod faulty;
 mod history;
 pub mod keys;
 pub mod memory;
+#[cfg(test)]
+mod model_tests;
 pub mod operation;
 pub mod partitions;
 mod state;

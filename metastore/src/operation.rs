@@ -187,3 +187,6 @@ pub(crate) async fn delete_if_unchanged(
         .then_some(outcome.revision)
         .ok_or(OperationError::Conflict)
 }
+
+#[cfg(test)]
+mod tests;
