@@ -1,14 +1,19 @@
 //! The Kafscale broker.
 
+pub mod budget;
 pub mod cluster;
+pub mod connection;
 pub mod data_dir;
 pub mod executors;
+pub mod handlers;
 pub mod http;
 pub mod listener;
 pub mod logging;
 pub mod mailbox;
 pub mod metrics;
+pub mod node;
 pub mod runtime;
+pub mod server;
 pub mod settings;
 pub mod shard;
 pub mod shutdown;

@@ -14,10 +14,13 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Connections that the kernel keeps for a listener that is busy.
 const BACKLOG: i32 = 1024;
+/// How long a port may be in use before that is an error, and the pause between two looks.
+const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+const PROBE_PAUSE: Duration = Duration::from_millis(20);
 /// Pause after an accept that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -45,8 +48,7 @@ pub fn bind_for_shards(address: SocketAddr, shards: usize) -> io::Result<Vec<Bou
         };
         io::Error::new(error.kind(), text)
     };
-    let bound = new_socket(address, false).map_err(context)?;
-    drop(bound);
+    probe(address).map_err(context)?;
     let mut address = address;
     (0..shards)
         .map(|_| {
@@ -55,6 +57,18 @@ pub fn bind_for_shards(address: SocketAddr, shards: usize) -> io::Result<Vec<Bou
             Ok(BoundListener { socket, address })
         })
         .collect()
+}
+
+/// Fails if anybody listens on `address`. It looks for a while: the sockets of a killed broker outlive its process by
+/// the moment that the kernel takes to tear its rings down, and a supervisor may start the next one within that.
+fn probe(address: SocketAddr) -> Result<(), Errno> {
+    let give_up_at = Instant::now() + PROBE_PATIENCE;
+    loop {
+        match new_socket(address, false) {
+            Err(Errno::ADDRINUSE) if Instant::now() < give_up_at => std::thread::sleep(PROBE_PAUSE),
+            probed => return probed.map(drop),
+        }
+    }
 }
 
 /// A bound socket. SO_REUSEADDR lets it have a port on which connections of a former broker still linger.

@@ -1,3 +1,4 @@
 //! The cluster: who is in it, what topics there are, who leads what.
 
 pub mod image;
+pub mod membership;

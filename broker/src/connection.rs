@@ -1,0 +1,122 @@
+//! One connection: frames in, responses out in the order of the requests.
+//!
+//! A request has two stages. The first decides its order and runs before the next frame is looked at; the second waits
+//! (for durability, for data, for a group) beside those of the requests behind it.
+
+use crate::handlers::{self, Reply};
+use crate::node::Node;
+use bytes::BytesMut;
+use futures::future::{select, Either};
+use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use futures::stream::StreamExt;
+use kafscale_codec::frame::{FrameDecoder, FrameError};
+use kafscale_codec::wire::{BufferList, DecodeError};
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+
+/// The least that is read from a socket at a time.
+const READ_BYTES_MIN: usize = 16 * 1024;
+
+/// The most.
+const READ_BYTES_MAX: usize = 1 << 20;
+
+/// Pieces up to this many bytes in all are sent as one.
+const GATHER_BYTES: usize = 64 * 1024;
+
+/// Why a connection ended otherwise than by the client's wish.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The socket failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// What arrived is no frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A frame holds no request.
+    #[error("malformed request: {0}")]
+    Decode(#[from] DecodeError),
+    /// A response cannot be said in the client's version.
+    #[error("response: {0}")]
+    Encode(#[from] kafscale_codec::wire::EncodeError),
+}
+
+/// Serves a connection until the client closes it or breaks the protocol.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(node: Rc<Node>, stream: S) -> Result<(), ConnectionError> {
+    let (reader, writer) = stream.split();
+    let limit = node.config.requests_in_flight_max;
+    let (replies, pending) = async_channel::bounded::<Reply>(limit);
+    let read = pin!(read_requests(&node, reader, replies));
+    let write = pin!(write_replies(writer, pending, limit));
+    match select(read, write).await {
+        // The client has said all it wants to: what is under way is still answered.
+        Either::Left((Ok(()), write)) => write.await,
+        Either::Left((Err(error), _)) => Err(error),
+        Either::Right((written, _)) => written,
+    }
+}
+
+async fn read_requests(
+    node: &Rc<Node>,
+    mut reader: impl AsyncRead + Unpin,
+    replies: async_channel::Sender<Reply>,
+) -> Result<(), ConnectionError> {
+    let mut frames = FrameDecoder::new(node.config.request_bytes_max);
+    loop {
+        while let Some(frame) = frames.next_frame()? {
+            let permit = node.budget.take(frame.len()).await;
+            let reply = handlers::dispatch(node, frame, permit).await?;
+            if replies.send(reply).await.is_err() {
+                return Ok(());
+            }
+        }
+        let want = frames
+            .missing()
+            .unwrap_or(READ_BYTES_MIN)
+            .clamp(READ_BYTES_MIN, READ_BYTES_MAX);
+        let buffer = frames.buffer_mut();
+        let filled = buffer.len();
+        buffer.resize(filled + want, 0);
+        let got = reader.read(&mut buffer[filled..]).await?;
+        buffer.truncate(filled + got);
+        if got == 0 {
+            return Ok(());
+        }
+    }
+}
+
+async fn write_replies(
+    mut writer: impl AsyncWrite + Unpin,
+    pending: async_channel::Receiver<Reply>,
+    limit: usize,
+) -> Result<(), ConnectionError> {
+    let mut replies = pin!(pending.buffered(limit));
+    while let Some(reply) = replies.next().await {
+        if let Some(buffers) = reply? {
+            write_buffers(&mut writer, buffers).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn write_buffers(writer: &mut (impl AsyncWrite + Unpin), buffers: BufferList) -> io::Result<()> {
+    let mut small = BytesMut::new();
+    for buffer in buffers {
+        if buffer.len() < GATHER_BYTES {
+            small.extend_from_slice(&buffer);
+            if small.len() < GATHER_BYTES {
+                continue;
+            }
+        }
+        if !small.is_empty() {
+            writer.write_all(&small.split()).await?;
+        }
+        if buffer.len() >= GATHER_BYTES {
+            writer.write_all(&buffer).await?;
+        }
+    }
+    if !small.is_empty() {
+        writer.write_all(&small).await?;
+    }
+    writer.flush().await
+}

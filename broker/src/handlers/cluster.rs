@@ -1,0 +1,111 @@
+//! ApiVersions 0–4, DescribeCluster 0–2, InitProducerId 0–5.
+
+use super::{Context, Reply};
+use kafscale_codec::api::SERVED;
+use kafscale_codec::error_code::ErrorCode;
+use kafscale_codec::messages::*;
+use kafscale_metastore::counters;
+
+/// Everything a client could be allowed to do, as KIP-430's bit set, while there is no authorizer.
+pub(super) const ALL_CLUSTER_OPERATIONS: i32 = 0b0001_1111_1011_0000;
+
+pub(super) fn api_versions(context: Context, request: ApiVersionsRequest) -> Reply {
+    let version = context.version();
+    let legal = |name: &str| {
+        let inner = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
+        let edge = |c: char| c.is_ascii_alphanumeric();
+        name.chars().all(inner) && name.starts_with(edge) && name.ends_with(edge)
+    };
+    if version >= 3 && !(legal(&request.client_software_name) && legal(&request.client_software_version)) {
+        // KIP-511: the name and version of the client's software are checked.
+        return context.ready(ApiVersionsResponse {
+            error_code: ErrorCode::INVALID_REQUEST,
+            ..Default::default()
+        });
+    }
+    context.ready(versions(ErrorCode::NONE))
+}
+
+/// A version that is not known is answered with version 0 and the list, so that the client can choose (KIP-35).
+pub(super) fn unsupported_api_versions(header: &RequestHeader) -> Reply {
+    let encoded = encode_response(0, header.correlation_id, &versions(ErrorCode::UNSUPPORTED_VERSION));
+    Box::pin(async move { Ok(Some(encoded?)) })
+}
+
+fn versions(error_code: ErrorCode) -> ApiVersionsResponse {
+    let api_keys = SERVED
+        .iter()
+        .map(|api| ApiVersion {
+            api_key: api.key as i16,
+            min_version: api.min,
+            max_version: api.max,
+        })
+        .collect();
+    ApiVersionsResponse {
+        error_code,
+        api_keys,
+        ..Default::default()
+    }
+}
+
+pub(super) fn describe_cluster(context: Context, request: DescribeClusterRequest) -> Reply {
+    let image = context.node.image();
+    if request.endpoint_type != 1 {
+        return context.ready(DescribeClusterResponse {
+            error_code: ErrorCode::INVALID_REQUEST,
+            error_message: Some("there are no controller endpoints: ask for brokers".into()),
+            endpoint_type: request.endpoint_type,
+            ..Default::default()
+        });
+    }
+    let brokers = image
+        .brokers
+        .values()
+        .map(|broker| DescribeClusterBroker {
+            broker_id: broker.broker_id,
+            host: broker.host.clone(),
+            port: i32::from(broker.port),
+            rack: broker.rack.clone(),
+            is_fenced: false,
+        })
+        .collect();
+    let operations = request.include_cluster_authorized_operations;
+    context.ready(DescribeClusterResponse {
+        cluster_id: image.cluster_id.clone(),
+        controller_id: image.controller(),
+        brokers,
+        cluster_authorized_operations: if operations {
+            ALL_CLUSTER_OPERATIONS
+        } else {
+            NO_AUTHORIZED_OPERATIONS
+        },
+        ..Default::default()
+    })
+}
+
+pub(super) fn init_producer_id(context: Context, request: InitProducerIdRequest) -> Reply {
+    if request.transactional_id.is_some() {
+        // Transactions are a non-goal; this code is fatal to the producer, which says so at once.
+        return context.ready(InitProducerIdResponse {
+            error_code: ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+            ..Default::default()
+        });
+    }
+    let node = context.node.clone();
+    context.later(async move {
+        match counters::allocate(&*node.metastore, "producer_ids", 1).await {
+            Ok(id) => InitProducerIdResponse {
+                producer_id: id as i64,
+                producer_epoch: 0,
+                ..Default::default()
+            },
+            Err(error) => {
+                log::warn!("allocate a producer id: {error}");
+                InitProducerIdResponse {
+                    error_code: ErrorCode::COORDINATOR_NOT_AVAILABLE,
+                    ..Default::default()
+                }
+            }
+        }
+    })
+}

@@ -1,0 +1,99 @@
+//! One file per API: what each request means here. Kafka's error codes live in this module and below, nowhere deeper.
+
+mod cluster;
+mod fetch;
+mod list_offsets;
+mod metadata;
+mod produce;
+mod topics;
+
+use crate::budget::Permit;
+use crate::connection::ConnectionError;
+use crate::node::Node;
+use bytes::{BufMut, Bytes, BytesMut};
+use kafscale_codec::api::{served, ApiKey};
+use kafscale_codec::error_code::ErrorCode;
+use kafscale_codec::messages::{decode_request_header, encode_response, Message, RequestHeader};
+use kafscale_codec::wire::{BufferList, Reader};
+use kafscale_storage_engine::object_store::LocalFuture;
+use std::future::Future;
+use std::rc::Rc;
+
+/// The second stage of a request: completes with the response's bytes, or with none if the client wants no answer.
+pub type Reply = LocalFuture<'static, Result<Option<BufferList>, ConnectionError>>;
+
+/// What every handler gets.
+pub(crate) struct Context {
+    node: Rc<Node>,
+    header: RequestHeader,
+    /// Returned when the response is built: what is under way is bounded by it.
+    permit: Permit,
+}
+
+impl Context {
+    fn version(&self) -> i16 {
+        self.header.api_version
+    }
+
+    /// A reply that is known already.
+    fn ready<M: Message + 'static>(self, response: M) -> Reply {
+        self.later(async move { response })
+    }
+
+    /// A reply that takes time.
+    fn later<M: Message + 'static>(self, response: impl Future<Output = M> + 'static) -> Reply {
+        let Context { header, permit, .. } = self;
+        Box::pin(async move {
+            let response = response.await;
+            let buffers = encode_response(header.api_version, header.correlation_id, &response)?;
+            drop(permit);
+            Ok(Some(buffers))
+        })
+    }
+}
+
+/// First stage: reads the request and puts it in its place. Returns when its order is decided.
+pub async fn dispatch(node: &Rc<Node>, frame: Bytes, permit: Permit) -> Result<Reply, ConnectionError> {
+    let mut reader = Reader::new(frame);
+    let header = decode_request_header(&mut reader)?;
+    let version = header.api_version;
+    let Some(api) = ApiKey::from_key(header.api_key).and_then(served) else {
+        return Ok(refuse(&header));
+    };
+    if version < api.min || version > api.max {
+        if api.key == ApiKey::ApiVersions {
+            return Ok(cluster::unsupported_api_versions(&header));
+        }
+        return Ok(refuse(&header));
+    }
+    let context = Context {
+        node: node.clone(),
+        header,
+        permit,
+    };
+    let body = &mut reader;
+    Ok(match api.key {
+        ApiKey::Produce => produce::handle(context, Message::decode(body, version)?).await,
+        ApiKey::Fetch => fetch::handle(context, Message::decode(body, version)?),
+        ApiKey::ListOffsets => list_offsets::handle(context, Message::decode(body, version)?),
+        ApiKey::Metadata => metadata::handle(context, Message::decode(body, version)?),
+        ApiKey::ApiVersions => cluster::api_versions(context, Message::decode(body, version)?),
+        ApiKey::DescribeCluster => cluster::describe_cluster(context, Message::decode(body, version)?),
+        ApiKey::CreateTopics => topics::create(context, Message::decode(body, version)?),
+        ApiKey::DeleteTopics => topics::delete(context, Message::decode(body, version)?),
+        ApiKey::InitProducerId => cluster::init_producer_id(context, Message::decode(body, version)?),
+        // The table lists an API only together with its handler; a test walks the table.
+        _ => refuse(&context.header),
+    })
+}
+
+/// The answer to an API or a version that is not served: its response cannot be encoded, so the error code comes first,
+/// where most responses have it.
+fn refuse(header: &RequestHeader) -> Reply {
+    let mut answer = BytesMut::new();
+    answer.put_i32(6);
+    answer.put_i32(header.correlation_id);
+    answer.put_i16(ErrorCode::UNSUPPORTED_VERSION.0);
+    log::debug!("API {} version {} is not served", header.api_key, header.api_version);
+    Box::pin(async move { Ok(Some(vec![answer.freeze()])) })
+}

@@ -1,0 +1,182 @@
+//! Produce 0–13. Versions 0–2 carry message sets; from 3 on exactly one v2 batch per partition; 13 names topics by id.
+
+use super::{Context, Reply};
+use crate::mailbox::{ProduceRequest as ShardProduce, ProduceResult, ShardRequest};
+use crate::node::{find_topic, route, Node, Route, TopicRef};
+use bytes::Bytes;
+use futures::channel::oneshot;
+use futures::future::{select, Either};
+use kafscale_codec::error_code::ErrorCode;
+use kafscale_codec::messages::*;
+use kafscale_storage_engine::partition_log::PartitionKey;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A client that names no sensible timeout waits this long.
+const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+
+/// One partition of the request: where its result goes.
+type Slot = (usize, usize);
+
+/// What one shard is asked, and which slots its answers fill.
+#[derive(Default)]
+struct ForShard {
+    partitions: Vec<(PartitionKey, Bytes)>,
+    slots: Vec<Slot>,
+}
+
+pub(super) async fn handle(context: Context, request: ProduceRequest) -> Reply {
+    let version = context.version();
+    let acks = request.acks;
+    let timeout = Duration::from_millis(request.timeout_ms.max(0) as u64).max(TIMEOUT_MIN);
+    let (mut response, shards) = place(&context.node, request, version);
+    let mut answers = Vec::with_capacity(shards.len());
+    for (shard, wanted) in shards {
+        let (reply, answer) = oneshot::channel();
+        let request = ShardProduce {
+            partitions: wanted.partitions,
+            reply,
+        };
+        context.node.send(shard, ShardRequest::Produce(request)).await;
+        answers.push((answer, wanted.slots));
+    }
+    if acks == 0 {
+        // Nobody waits for an answer, but what is under way still counts against the budget.
+        let permit = context.permit;
+        return Box::pin(async move {
+            for (answer, _) in answers {
+                let _ = answer.await;
+            }
+            drop(permit);
+            Ok(None)
+        });
+    }
+    let node = context.node.clone();
+    context.later(async move {
+        let mut timer = node.runtime.sleep(timeout);
+        let mut timed_out = false;
+        for (answer, slots) in answers {
+            let results = if timed_out {
+                None
+            } else {
+                match select(answer, &mut timer).await {
+                    Either::Left((results, _)) => results.ok(),
+                    Either::Right(_) => {
+                        timed_out = true;
+                        None
+                    }
+                }
+            };
+            // A shard that stopped before it answered leaves the outcome open, as a time-out does.
+            let unknown = || vec![ProduceResult::error(ErrorCode::REQUEST_TIMED_OUT); slots.len()];
+            for (slot, result) in slots.iter().zip(results.unwrap_or_else(unknown)) {
+                fill(&mut response.responses[slot.0].partition_responses[slot.1], result);
+            }
+        }
+        response
+    })
+}
+
+/// Finds each partition's shard; what cannot be sent anywhere is answered in the response right away.
+fn place(node: &Node, request: ProduceRequest, version: i16) -> (ProduceResponse, BTreeMap<u32, ForShard>) {
+    let image = node.image();
+    let refused = match request.acks {
+        _ if request.transactional_id.is_some() => Some(ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED),
+        -1..=1 => None,
+        _ => Some(ErrorCode::INVALID_REQUIRED_ACKS),
+    };
+    let mut shards: BTreeMap<u32, ForShard> = BTreeMap::new();
+    let mut response = ProduceResponse::default();
+    for (topic_at, data) in request.topic_data.into_iter().enumerate() {
+        let named = if version >= 13 {
+            TopicRef::Id(data.topic_id)
+        } else {
+            TopicRef::Name(&data.name)
+        };
+        let topic = find_topic(&image, named);
+        let mut partition_responses = Vec::with_capacity(data.partition_data.len());
+        for (at, partition) in data.partition_data.into_iter().enumerate() {
+            let mut answer = PartitionProduceResponse {
+                index: partition.index,
+                base_offset: -1,
+                ..Default::default()
+            };
+            let placed = match (refused, &topic) {
+                (Some(error), _) => Err(error),
+                (None, Err(error)) => Err(*error),
+                (None, Ok(topic)) => {
+                    route(&image, node.config.broker_id, topic, partition.index).and_then(|route| match route {
+                        Route::Here(shard) => Ok((shard, topic.record.topic_id)),
+                        Route::Elsewhere(leader) => {
+                            if let (Some(leader), 10..) = (leader, version) {
+                                answer.current_leader = LeaderIdAndEpoch {
+                                    leader_id: leader.broker_id,
+                                    leader_epoch: leader.leader_epoch,
+                                };
+                            }
+                            Err(ErrorCode::NOT_LEADER_OR_FOLLOWER)
+                        }
+                    })
+                }
+            };
+            let records = placed.and_then(|place| Ok((place, batch(partition.records, version)?)));
+            match records {
+                Ok(((shard, topic_id), records)) => {
+                    let wanted = shards.entry(shard).or_default();
+                    wanted.partitions.push((
+                        PartitionKey {
+                            topic_id,
+                            partition: partition.index,
+                        },
+                        records,
+                    ));
+                    wanted.slots.push((topic_at, at));
+                }
+                Err(error) => answer.error_code = error,
+            }
+            partition_responses.push(answer);
+        }
+        let (name, topic_id) = (data.name, data.topic_id);
+        response.responses.push(TopicProduceResponse {
+            name,
+            topic_id,
+            partition_responses,
+        });
+    }
+    add_endpoints(&mut response, &image);
+    (response, shards)
+}
+
+/// The one v2 batch of a partition; message sets of old clients become one.
+fn batch(records: Option<Bytes>, version: i16) -> Result<Bytes, ErrorCode> {
+    let records = records
+        .filter(|records| !records.is_empty())
+        .ok_or(ErrorCode::INVALID_RECORD)?;
+    if version >= 3 || records.get(16) == Some(&2) {
+        return Ok(records);
+    }
+    Err(ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT)
+}
+
+/// Tells a client that asked the wrong broker where the named leaders are (KIP-951).
+fn add_endpoints(response: &mut ProduceResponse, image: &crate::cluster::image::ClusterImage) {
+    let answers = response.responses.iter().flat_map(|topic| &topic.partition_responses);
+    let mut leaders: Vec<i32> = answers
+        .map(|answer| answer.current_leader.leader_id)
+        .filter(|id| *id >= 0)
+        .collect();
+    leaders.sort_unstable();
+    leaders.dedup();
+    response.node_endpoints = leaders
+        .iter()
+        .filter_map(|id| image.brokers.get(id))
+        .map(super::fetch::endpoint)
+        .collect();
+}
+
+fn fill(answer: &mut PartitionProduceResponse, result: ProduceResult) {
+    answer.error_code = result.error;
+    answer.base_offset = result.base_offset;
+    answer.log_append_time_ms = result.log_append_time_ms;
+    answer.log_start_offset = result.log_start_offset;
+}

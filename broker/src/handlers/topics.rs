@@ -1,0 +1,342 @@
+//! CreateTopics 0–7 and DeleteTopics 0–6.
+
+use super::{Context, Reply};
+use crate::node::Node;
+use crate::topic_config::TopicConfig;
+use kafscale_codec::error_code::ErrorCode;
+use kafscale_codec::messages::*;
+use kafscale_codec::types::TopicId;
+use kafscale_metastore::keys::TopicRecord;
+use kafscale_metastore::operation::OperationError;
+use kafscale_metastore::topics::{self, NewTopic};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Partitions of one topic at most: each is a record in the metastore and a log in some shard.
+const PARTITIONS_MAX: i32 = 100_000;
+
+/// Longest topic name (Kafka's limit).
+const NAME_BYTES_MAX: usize = 249;
+
+/// How long an answer waits until every shard knows of a change; clients give themselves 10 s for everything.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+
+/// Error and message for one topic.
+type Refusal = (ErrorCode, String);
+
+/// A topic to be created.
+pub(super) struct Wish {
+    pub name: String,
+    /// −1 for the broker's default.
+    pub partitions: i32,
+    pub configs: BTreeMap<String, String>,
+    pub validate_only: bool,
+}
+
+/// Whether a topic may have this name; the text says why not.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() {
+        Err("the empty string is not allowed".into())
+    } else if name == "." || name == ".." {
+        Err(format!("'{name}' is not allowed"))
+    } else if name.len() > NAME_BYTES_MAX {
+        Err(format!("the length is greater than {NAME_BYTES_MAX}"))
+    } else if !name.chars().all(legal) {
+        Err(format!(
+            "'{name}' contains characters other than ASCII alphanumerics, '.', '_' and '-'"
+        ))
+    } else {
+        Ok(())
+    }
+}
+
+pub(super) fn create(context: Context, request: CreateTopicsRequest) -> Reply {
+    let node = context.node.clone();
+    context.later(async move {
+        let mut response = CreateTopicsResponse::default();
+        let mut created = Vec::new();
+        for topic in &request.topics {
+            let twice = request.topics.iter().filter(|other| other.name == topic.name).count() > 1;
+            let outcome = match twice {
+                true => Err((
+                    ErrorCode::INVALID_REQUEST,
+                    "the request names the topic twice".to_string(),
+                )),
+                false => create_asked(&node, topic, request.validate_only).await,
+            };
+            if outcome.is_ok() && !request.validate_only {
+                created.push(topic.name.clone());
+            }
+            response.topics.push(create_result(&topic.name, outcome));
+        }
+        wait_for_leaders(&node, &created).await;
+        response
+    })
+}
+
+async fn create_asked(node: &Rc<Node>, topic: &CreatableTopic, validate_only: bool) -> Result<TopicRecord, Refusal> {
+    if !node.config.allow_admin_apis {
+        return Err((
+            ErrorCode::POLICY_VIOLATION,
+            "admin APIs are switched off on this broker".into(),
+        ));
+    }
+    if !topic.assignments.is_empty() {
+        let why = "partitions are placed by the cluster: give a number of partitions instead of an assignment";
+        return Err((ErrorCode::INVALID_REPLICA_ASSIGNMENT, why.into()));
+    }
+    if topic.replication_factor == 0 || topic.replication_factor < -1 {
+        return Err((
+            ErrorCode::INVALID_REPLICATION_FACTOR,
+            "Replication factor must be larger than 0.".into(),
+        ));
+    }
+    let mut configs = BTreeMap::new();
+    for config in &topic.configs {
+        let Some(value) = &config.value else {
+            return Err((
+                ErrorCode::INVALID_CONFIG,
+                format!("Null value not supported for topic configs: {}", config.name),
+            ));
+        };
+        configs.insert(config.name.clone(), value.clone());
+    }
+    let wish = Wish {
+        name: topic.name.clone(),
+        partitions: topic.num_partitions,
+        configs,
+        validate_only,
+    };
+    create_one(node, wish).await
+}
+
+/// Creates a topic, or says what it would be.
+pub(super) async fn create_one(node: &Rc<Node>, wish: Wish) -> Result<TopicRecord, Refusal> {
+    let invalid = |why| {
+        (
+            ErrorCode::INVALID_TOPIC_EXCEPTION,
+            format!("Topic name is invalid: {why}"),
+        )
+    };
+    check_name(&wish.name).map_err(invalid)?;
+    let partitions = if wish.partitions == -1 {
+        node.config.auto_create_partitions
+    } else {
+        wish.partitions
+    };
+    if !(1..=PARTITIONS_MAX).contains(&partitions) {
+        let why = format!("Number of partitions must be between 1 and {PARTITIONS_MAX}, or -1 for the default.");
+        return Err((ErrorCode::INVALID_PARTITIONS, why));
+    }
+    TopicConfig::parse(&wish.configs, &node.config.topic_defaults)
+        .map_err(|error| (ErrorCode::INVALID_CONFIG, error.to_string()))?;
+    let exists = || {
+        (
+            ErrorCode::TOPIC_ALREADY_EXISTS,
+            format!("Topic '{}' already exists.", wish.name),
+        )
+    };
+    let collides = |name: &&String| **name != wish.name && name.replace('.', "_") == wish.name.replace('.', "_");
+    let image = node.image();
+    if image.topics.contains_key(&wish.name) {
+        return Err(exists());
+    }
+    if let Some(other) = image.topics.keys().find(collides) {
+        let why = format!("Topic '{}' collides with existing topic: {other}", wish.name);
+        return Err((ErrorCode::INVALID_TOPIC_EXCEPTION, why));
+    }
+    let topic_id = random_topic_id(node);
+    let created_ms = node.runtime.wall_clock_ms();
+    if wish.validate_only {
+        let (folder, configs) = (wish.name, wish.configs);
+        return Ok(TopicRecord {
+            topic_id,
+            folder,
+            partitions: partitions as u32,
+            configs,
+            created_ms,
+        });
+    }
+    let topic = NewTopic {
+        name: wish.name.clone(),
+        topic_id,
+        partitions: partitions as u32,
+        configs: wish.configs.clone(),
+        created_ms,
+    };
+    match topics::create_topic(&*node.metastore, &topic).await {
+        Ok(created) => {
+            log::info!(
+                "topic {} is created with {partitions} partitions, id {topic_id}",
+                wish.name
+            );
+            Ok(created.value)
+        }
+        Err(OperationError::Conflict) => Err(exists()),
+        Err(error) => Err(unavailable("create", &wish.name, &error)),
+    }
+}
+
+fn unavailable(verb: &str, name: &str, error: &OperationError) -> Refusal {
+    log::warn!("{verb} topic {name}: {error}");
+    (
+        ErrorCode::REQUEST_TIMED_OUT,
+        format!("the metastore did not {verb} the topic: {error}"),
+    )
+}
+
+fn random_topic_id(node: &Node) -> TopicId {
+    loop {
+        let bits = u128::from(node.runtime.random_u64()) << 64 | u128::from(node.runtime.random_u64());
+        let id = TopicId(bits.to_be_bytes());
+        // Kafka keeps ids below 2 for itself, and ids that begin with '-' trouble command lines.
+        if bits > 1 && !id.to_string().starts_with('-') {
+            return id;
+        }
+    }
+}
+
+/// Completes when every partition of these topics has a leader, or after a while.
+pub(super) async fn wait_for_leaders(node: &Rc<Node>, names: &[String]) {
+    if names.is_empty() {
+        return;
+    }
+    node.wait_for_image(SETTLE_MAX, |image| {
+        let led = |name: &String| {
+            let topic = image.topics.get(name)?;
+            let all = (0..topic.record.partitions as i32).all(|at| image.live_leader(topic, at).is_some());
+            all.then_some(())
+        };
+        names.iter().all(|name| led(name).is_some())
+    })
+    .await;
+}
+
+fn create_result(name: &str, outcome: Result<TopicRecord, Refusal>) -> CreatableTopicResult {
+    match outcome {
+        Ok(record) => CreatableTopicResult {
+            name: name.to_string(),
+            topic_id: record.topic_id,
+            num_partitions: record.partitions as i32,
+            replication_factor: 1,
+            configs: Some(Vec::new()),
+            ..Default::default()
+        },
+        Err((error_code, message)) => CreatableTopicResult {
+            name: name.to_string(),
+            error_code,
+            error_message: Some(message),
+            configs: Some(Vec::new()),
+            ..Default::default()
+        },
+    }
+}
+
+pub(super) fn delete(context: Context, request: DeleteTopicsRequest) -> Reply {
+    let node = context.node.clone();
+    let by_state = context.version() >= 6;
+    context.later(async move {
+        let asked: Vec<DeleteTopicState> = if by_state {
+            request.topics
+        } else {
+            let named = |name| DeleteTopicState {
+                name: Some(name),
+                topic_id: TopicId::ZERO,
+            };
+            request.topic_names.into_iter().map(named).collect()
+        };
+        let mut response = DeleteTopicsResponse::default();
+        let mut deleted = Vec::new();
+        for topic in asked {
+            let outcome = delete_one(&node, &topic).await;
+            let mut result = DeletableTopicResult {
+                name: topic.name,
+                topic_id: topic.topic_id,
+                ..Default::default()
+            };
+            match outcome {
+                Ok((name, topic_id)) => {
+                    deleted.push(topic_id);
+                    (result.name, result.topic_id) = (Some(name), topic_id);
+                }
+                Err((error, message)) => {
+                    (result.error_code, result.error_message) = (error, Some(message));
+                    if !by_state {
+                        result.name.get_or_insert_default();
+                    }
+                }
+            }
+            response.responses.push(result);
+        }
+        node.wait_for_image(SETTLE_MAX, |image| {
+            deleted.iter().all(|id| image.topic_by_id(*id).is_none())
+        })
+        .await;
+        response
+    })
+}
+
+async fn delete_one(node: &Rc<Node>, asked: &DeleteTopicState) -> Result<(String, TopicId), Refusal> {
+    if !node.config.allow_admin_apis {
+        return Err((
+            ErrorCode::POLICY_VIOLATION,
+            "admin APIs are switched off on this broker".into(),
+        ));
+    }
+    let name = match &asked.name {
+        Some(_) if !asked.topic_id.is_zero() => {
+            return Err((ErrorCode::INVALID_REQUEST, "give a name or an id, not both".into()));
+        }
+        Some(name) => name.clone(),
+        None => match node.image().topic_by_id(asked.topic_id) {
+            Some(topic) => topic.name.clone(),
+            None => {
+                return Err((
+                    ErrorCode::UNKNOWN_TOPIC_ID,
+                    "This server does not host this topic ID.".into(),
+                ))
+            }
+        },
+    };
+    let unknown = || {
+        (
+            ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+            "This server does not host this topic-partition.".into(),
+        )
+    };
+    let found = topics::load_topic(&*node.metastore, &name).await;
+    let found = found
+        .map_err(|error| unavailable("delete", &name, &error))?
+        .ok_or_else(unknown)?;
+    if asked.name.is_none() && found.value.topic_id != asked.topic_id {
+        return Err((
+            ErrorCode::UNKNOWN_TOPIC_ID,
+            "This server does not host this topic ID.".into(),
+        ));
+    }
+    match topics::delete_topic(&*node.metastore, &name, &found, node.runtime.wall_clock_ms()).await {
+        Ok(_) => {
+            log::info!("topic {name} is deleted, id {}", found.value.topic_id);
+            Ok((name, found.value.topic_id))
+        }
+        Err(OperationError::Conflict) => Err(unknown()),
+        Err(error) => Err(unavailable("delete", &name, &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_name;
+
+    #[test]
+    fn names_are_as_kafka_allows_them() {
+        for name in ["a", "orders.v1_2-x", &"x".repeat(249)] {
+            assert_eq!(check_name(name), Ok(()));
+        }
+        for name in ["", ".", "..", "a/b", "a~1", "käse", "a b", &"x".repeat(250)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+}
