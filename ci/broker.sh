@@ -4,6 +4,7 @@
 # It listens on an unusual port and keeps its data in a directory that goes away when the script ends.
 
 broker_dir=$(mktemp -d)
+: >"$broker_dir/log"
 broker_pid=
 broker_port=${BROKER_PORT:-$((20000 + RANDOM % 10000))}
 bootstrap=127.0.0.1:$broker_port
@@ -17,15 +18,15 @@ trap end_broker_for_good EXIT
 
 # Starts the broker, with the extra flags given, and waits until it serves. Its log is in $broker_dir/log.
 start_broker() {
+  local log_lines
+  log_lines=$(wc -l <"$broker_dir/log")
   "$broker_binary" --broker-addr "$bootstrap" --metrics-addr "127.0.0.1:$((broker_port + 1))" \
     --data-dir "$broker_dir/data" "$@" >>"$broker_dir/log" 2>&1 &
   broker_pid=$!
   local waited
   for waited in $(seq 1 150); do
-    # The log of an earlier run may already hold the line, so ask the socket too.
-    if grep -q "broker listening on" "$broker_dir/log" && (exec 3<>"/dev/tcp/127.0.0.1/$broker_port") 2>/dev/null; then
-      return 0
-    fi
+    # Earlier runs have left their lines in the log.
+    if tail -n "+$((log_lines + 1))" "$broker_dir/log" 2>/dev/null | grep -q "broker listening on"; then return 0; fi
     kill -0 "$broker_pid" 2>/dev/null || break
     sleep 0.2
   done
