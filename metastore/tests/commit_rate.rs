@@ -1,4 +1,4 @@
-//! How fast the embedded metastore commits: `cargo test -p kafscale-metastore --test commit_rate -- --ignored --nocapture`.
+//! How fast the embedded metastore commits and opens: `cargo test -p kafscale-metastore --test commit_rate -- --ignored --nocapture`.
 
 // The lint exempts test functions, not the helpers beside them.
 #![allow(clippy::unwrap_used)]
@@ -53,5 +53,41 @@ fn commits_per_second() {
             at(500),
             at(990)
         );
+    }
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn opening_time() {
+    for keys in [10_000, 100_000] {
+        let directory = tempfile::tempdir_in(".").unwrap();
+        let store = EmbeddedMetastore::open(directory.path()).unwrap();
+        let put = |number: usize| Op::Put {
+            key: Bytes::from(format!(
+                "/kafscale/v1/partitions/00112233445566778899aabbccddeeff/{number:010}"
+            )),
+            value: Bytes::from(vec![b'v'; 60]),
+            lease: None,
+        };
+        for batch in (0..keys).collect::<Vec<_>>().chunks(100) {
+            let ops = batch.iter().copied().map(put).collect();
+            block_on(store.txn(Txn {
+                compares: Vec::new(),
+                ops,
+            }))
+            .unwrap();
+        }
+        drop(store);
+        let start = Instant::now();
+        let store = EmbeddedMetastore::open(directory.path()).unwrap();
+        let bytes = std::fs::metadata(directory.path().join("metastore.redb"))
+            .unwrap()
+            .len();
+        println!(
+            "{keys} keys: opened in {:?}, file of {} KiB",
+            start.elapsed(),
+            bytes >> 10
+        );
+        drop(store);
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use std::collections::BTreeMap;
 use std::io;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 /// Key → create revision, mod revision, value.
@@ -63,7 +64,11 @@ pub(super) type OpenFile = Box<dyn Fn(&Path) -> Result<Database, DatabaseError> 
 
 /// The usual [`OpenFile`].
 pub(super) fn open_file(path: &Path) -> Result<Database, DatabaseError> {
-    Database::builder().set_cache_size(CACHE_BYTES).create(path)
+    // All of it is read anyway: a damaged page must not become wrong metadata.
+    Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .set_check_integrity_on_open(true)
+        .create(path)
 }
 
 /// The open file.
@@ -81,17 +86,29 @@ impl Disk {
         };
         std::fs::create_dir_all(directory).map_err(at(directory))?;
         let is_new = !path.exists();
-        let disk = Disk {
-            database: open_file(&path).map_err(|error| open_error(&path, error))?,
-        };
+        // On some kinds of damage redb asserts where it could answer.
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_and_load(&path, open_file)));
+        let (disk, state) = opened.unwrap_or_else(|_| {
+            Err(OpenError::Corrupt {
+                path: path.clone(),
+                reason: "its structure is inconsistent".to_string(),
+            })
+        })?;
         if is_new {
             // The file's name must outlive a power loss, too.
             std::fs::File::open(directory)
                 .and_then(|directory| directory.sync_all())
                 .map_err(at(directory))?;
         }
-        let opens = disk.begin(&path)?;
-        let state = disk.load(opens).map_err(|error| storage_error(&path, error))?;
+        Ok((disk, state))
+    }
+
+    fn open_and_load(path: &Path, open_file: &OpenFile) -> Result<(Disk, State), OpenError> {
+        let disk = Disk {
+            database: open_file(path).map_err(|error| open_error(path, error))?,
+        };
+        let opens = disk.begin(path)?;
+        let state = disk.load(opens).map_err(|error| storage_error(path, error))?;
         Ok((disk, state))
     }
 

@@ -154,6 +154,46 @@ fn what_cannot_be_opened_says_why() {
 }
 
 #[test]
+fn a_damaged_file_is_refused_unless_the_damage_is_where_nothing_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = EmbeddedMetastore::open(directory.path()).unwrap();
+    for number in 0..200 {
+        write(&store, vec![put(&format!("key-{number}"), &"v".repeat(300), None)]).unwrap();
+    }
+    drop(store);
+    let path = directory.path().join("metastore.redb");
+    let whole = std::fs::read(&path).unwrap();
+    let damages = (0..whole.len()).step_by(1_021).take(600).map(|at| {
+        let mut damaged = whole.clone();
+        damaged[at..(at + 8).min(whole.len())].fill(0xa5);
+        damaged
+    });
+    let cuts = [0, 1, 100, 4_096, 50_000, whole.len() - 1].map(|length| whole[..length].to_vec());
+    let headers = (0..320).map(|at| {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x55;
+        damaged
+    });
+    let (mut refused, mut opened) = (0, 0);
+    for damaged in damages.chain(cuts).chain(headers) {
+        std::fs::write(&path, &damaged).unwrap();
+        match EmbeddedMetastore::open(directory.path()) {
+            Ok(store) => {
+                opened += 1;
+                // An empty file is a new one; any other has everything.
+                let found = (0..200)
+                    .filter(|number| read(&store, &format!("key-{number}")).is_some())
+                    .count();
+                assert!(found == 200 || damaged.is_empty(), "{found} keys");
+            }
+            Err(OpenError::Corrupt { .. } | OpenError::Io { .. } | OpenError::WrongVersion { .. }) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    println!("{refused} refused, {opened} opened");
+}
+
+#[test]
 fn a_file_of_another_version_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     drop(EmbeddedMetastore::open(directory.path()).unwrap());
