@@ -6,13 +6,13 @@ use std::path::Path;
 /// Compares, or writes, what stands between `<!-- name: generated -->` and `<!-- /name -->`.
 fn check(file: &str, name: &str, table: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(file);
-    let text = fs::read_to_string(&path).unwrap();
+    let text = fs::read_to_string(&path).expect("docs/ lies beside the crate");
     let (open, close) = (format!("<!-- {name}: generated -->\n"), format!("<!-- /{name} -->"));
     let (before, rest) = text.split_once(&open).expect("the opening mark is there");
     let (_, after) = rest.split_once(&close).expect("the closing mark is there");
     let wanted = format!("{before}{open}{table}{close}{after}");
     if std::env::var_os("KAFSCALE_WRITE_DOCS").is_some() {
-        fs::write(&path, wanted).unwrap();
+        fs::write(&path, wanted).expect("docs/ can be written");
     } else {
         assert!(
             text == wanted,
