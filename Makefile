@@ -15,7 +15,7 @@ build: ## Release binaries in target/release
 	cargo build --release --locked
 
 run: build ## A broker on this machine: records in ./kafscale-data, nothing else needed
-	target/release/kafscale-broker
+	$${CARGO_TARGET_DIR:-target}/release/kafscale-broker
 
 test: ## Format, lints, licences, generated docs and all tests
 	@ci/test.sh

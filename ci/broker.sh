@@ -8,7 +8,7 @@ broker_dir=$(mktemp -d)
 broker_pid=
 broker_port=${BROKER_PORT:-$((20000 + RANDOM % 10000))}
 bootstrap=127.0.0.1:$broker_port
-broker_binary=${BROKER_BINARY:-target/release/kafscale-broker}
+broker_binary=${BROKER_BINARY:-${CARGO_TARGET_DIR:-target}/release/kafscale-broker}
 
 end_broker_for_good() {
   if [ -n "$broker_pid" ]; then kill -9 "$broker_pid" 2>/dev/null || true; fi

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 if ! grep -q 'served_api(ApiKey::JoinGroup' codec/src/api.rs; then
   echo "SKIPPED: this broker serves no consumer groups yet."
-  exit 0
+  exit 77
 fi
 . ci/broker.sh
 
