@@ -27,8 +27,6 @@ pub enum ShardRequest {
     Wait(WaitRequest),
     /// Look an offset up.
     ListOffsets(ListOffsetsRequest),
-    /// Numbers for metrics.
-    Stats(oneshot::Sender<ShardStats>),
     /// The cluster has changed.
     Image(Arc<ClusterImage>),
     /// Accept nothing more, flush what is accepted, answer when all of it is answered.
@@ -163,13 +161,28 @@ pub struct ListOffsetsResult {
     pub leader_epoch: i32,
 }
 
+/// A partition's state in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionStats {
+    /// The topic's name.
+    pub topic: String,
+    /// The partition.
+    pub key: PartitionKey,
+    /// First offset that can be read.
+    pub log_start_offset: i64,
+    /// Offset after the last durable record.
+    pub high_watermark: i64,
+    /// Bytes committed and not rolled.
+    pub tail_bytes: u64,
+}
+
 /// A shard's state in numbers.
 #[derive(Debug, Clone, Default)]
 pub struct ShardStats {
     /// The shard.
     pub shard: u32,
-    /// Per owned partition: key, log start, high watermark, unrolled bytes.
-    pub partitions: Vec<(PartitionKey, i64, i64, u64)>,
+    /// The partitions that it owns.
+    pub partitions: Vec<PartitionStats>,
     /// Bytes of committed records kept in memory.
     pub memory_bytes: usize,
     /// Slots of the open stream that still hold unrolled records.

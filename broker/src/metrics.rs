@@ -44,10 +44,6 @@ pub struct Metrics {
     pub ack_committing: Histogram,
     /// What was asked of the object store.
     pub store: StoreMetrics,
-    /// Bytes of fetches found in the cache.
-    pub cache_hit_bytes: Counter,
-    /// Bytes of fetches read from the store.
-    pub cache_miss_bytes: Counter,
     /// Open client connections.
     pub connections: Gauge,
     /// Client connections accepted.
@@ -91,8 +87,6 @@ impl Metrics {
             ack_uploading: Histogram::latency(),
             ack_committing: Histogram::latency(),
             store: StoreMetrics::new(),
-            cache_hit_bytes: Counter::default(),
-            cache_miss_bytes: Counter::default(),
             connections: Gauge::default(),
             connections_accepted: Counter::default(),
             connections_refused: Counter::default(),
@@ -156,8 +150,6 @@ impl Metrics {
             into.histogram(&families::ACK_WAIT, vec![("stage", stage.to_owned())], histogram);
         }
         self.store.add_to(&mut into);
-        into.counter(&families::CACHE_HIT_BYTES, vec![], self.cache_hit_bytes.get());
-        into.counter(&families::CACHE_MISS_BYTES, vec![], self.cache_miss_bytes.get());
         into.gauge(&families::CONNECTIONS, vec![], self.connections.get() as f64);
         into.counter(&families::CONNECTIONS_ACCEPTED, vec![], self.connections_accepted.get());
         into.counter(&families::CONNECTIONS_REFUSED, vec![], self.connections_refused.get());

@@ -5,8 +5,12 @@ use crate::cluster::membership::Membership;
 use crate::connection;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::executors::{self, ExecutorError, ExecutorOptions, ShardResult};
+use crate::http::{HttpServer, Phase, Readiness};
 use crate::listener::{bind_for_shards, BoundListener, ShardListener};
 use crate::mailbox::{Inbox, ShardRequest, INBOX_CAPACITY};
+use crate::metrics::{
+    families, serve_snapshots, snapshot_channels, Gatherer, MeteredStore, Metrics, Snapshot, SnapshotRequest,
+};
 use crate::node::{Node, NodeConfig};
 use crate::runtime::glommio::GlommioRuntime;
 use crate::runtime::Runtime;
@@ -96,6 +100,8 @@ struct Parts {
     broker: BrokerRecord,
     cluster_id: String,
     inboxes: Vec<Inbox>,
+    snapshots: Vec<async_channel::Sender<SnapshotRequest>>,
+    readiness: Readiness,
     shutdown: Shutdown,
     seats: Arc<Mutex<Vec<Option<Seat>>>>,
 }
@@ -104,6 +110,9 @@ struct Parts {
 struct Seat {
     inbox: async_channel::Receiver<ShardRequest>,
     listener: BoundListener,
+    snapshots: async_channel::Receiver<SnapshotRequest>,
+    /// The first shard's.
+    http: Option<BoundListener>,
 }
 
 /// Serves until `shutdown` is requested and everything accepted is answered.
@@ -125,10 +134,22 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
     let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..settings.shards)
         .map(|_| async_channel::bounded(INBOX_CAPACITY))
         .unzip();
+    let mut http = bind_for_shards(settings.metrics_addr, 1)
+        .map_err(ServeError::Listen)?
+        .pop();
+    let (snapshots, snapshot_receivers) = snapshot_channels(settings.shards);
     let seats = receivers
         .into_iter()
         .zip(listeners)
-        .map(|(inbox, listener)| Some(Seat { inbox, listener }))
+        .zip(snapshot_receivers)
+        .map(|((inbox, listener), snapshots)| {
+            Some(Seat {
+                inbox,
+                listener,
+                snapshots,
+                http: http.take(),
+            })
+        })
         .collect();
     let options = ExecutorOptions {
         shards: settings.shards,
@@ -143,6 +164,8 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
         broker,
         cluster_id,
         inboxes,
+        snapshots,
+        readiness: Readiness::default(),
         shutdown: shutdown.clone(),
         seats: Arc::new(Mutex::new(seats)),
     };
@@ -204,15 +227,29 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
         .unwrap_or_else(PoisonError::into_inner)
         .get_mut(number)
         .and_then(Option::take);
-    let Seat { inbox, listener } = seat.ok_or("there are more executors than shards")?;
+    let Seat {
+        inbox,
+        listener,
+        snapshots,
+        http,
+    } = seat.ok_or("there are more executors than shards")?;
     let settings = &parts.settings;
     let runtime: Rc<dyn Runtime> = GlommioRuntime::new();
     let metastore: Rc<dyn Metastore> = Rc::new(parts.metastore.clone());
+    let metrics = Metrics::new(number);
+    let store = MeteredStore::new(parts.store.for_shard(), metrics.clone(), runtime.clone());
     let shard = Shard::new(
         shard_config(&parts, number),
         runtime.clone(),
-        parts.store.for_shard(),
+        store,
         metastore.clone(),
+        metrics.clone(),
+    );
+    let counted = shard.clone();
+    let add = Box::new(move |into: &mut Snapshot| add_partitions(&counted, into));
+    runtime.spawn(
+        "snapshots",
+        Box::pin(serve_snapshots(snapshots, metrics, runtime.clone(), add)),
     );
     let running = shard.clone();
     runtime.spawn("shard", Box::pin(async move { running.run(inbox).await }));
@@ -247,6 +284,12 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
         metastore,
         budget: ByteBudget::new(REQUEST_BUDGET_BYTES),
     });
+    let http = http.map(BoundListener::listen).transpose()?.map(Rc::new);
+    if let Some(http) = http.clone() {
+        let gatherer = Gatherer::new(parts.snapshots.clone(), runtime.clone());
+        let server = HttpServer::new(gatherer, parts.readiness.clone(), runtime.clone());
+        runtime.spawn("http", Box::pin(async move { server.serve(http).await }));
+    }
     let listener = Rc::new(listener.listen()?);
     let per_shard = settings.max_connections.div_ceil(settings.shards);
     let (accepting, accepted_from) = (listener.clone(), node.clone());
@@ -261,9 +304,11 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
             Duration::from_secs(settings.startup_timeout_sec),
         )
         .await;
+        parts.readiness.set(Phase::Serving);
     }
 
     parts.shutdown.requested().await;
+    parts.readiness.set(Phase::Draining);
     listener.close();
     let (reply, drained) = oneshot::channel();
     shard.handle(ShardRequest::Drain(reply));
@@ -273,6 +318,9 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
         membership.stop();
     }
     runtime.sleep(LAST_ANSWERS).await;
+    if let Some(http) = http {
+        http.close();
+    }
     shard.stop();
     Ok(())
 }
@@ -299,6 +347,23 @@ fn shard_config(parts: &Parts, number: usize) -> ShardConfig {
     }
 }
 
+/// The offsets of the partitions that a shard owns, and what its cache did.
+fn add_partitions(shard: &Shard, into: &mut Snapshot) {
+    for partition in shard.stats().partitions {
+        let labels = || {
+            vec![
+                ("topic", partition.topic.clone()),
+                ("partition", partition.key.partition.to_string()),
+            ]
+        };
+        into.gauge(&families::HIGH_WATERMARK, labels(), partition.high_watermark as f64);
+        into.gauge(&families::LOG_START_OFFSET, labels(), partition.log_start_offset as f64);
+    }
+    let (hits, misses) = shard.cache.hits_and_misses();
+    into.counter(&families::CACHE_HIT_BYTES, vec![], hits);
+    into.counter(&families::CACHE_MISS_BYTES, vec![], misses);
+}
+
 /// Says that the broker serves, once every partition that it should lead is led.
 async fn announce(node: &Rc<Node>, address: SocketAddr, limit: Duration) {
     let broker_id = node.config.broker_id;
@@ -317,10 +382,14 @@ async fn accept(listener: Rc<ShardListener>, node: Rc<Node>, connections_max: us
     let open = Rc::new(Cell::new(0));
     while let Some(stream) = listener.accept().await {
         if open.get() >= connections_max {
+            node.shard.metrics.connections_refused.add(1);
             log::warn!("{connections_max} connections are open on this shard: another one is refused");
             continue;
         }
         open.set(open.get() + 1);
+        let metrics = node.shard.metrics.clone();
+        metrics.connections_accepted.add(1);
+        metrics.connections.add(1);
         let (node, open) = (node.clone(), open.clone());
         node.runtime.clone().spawn(
             "connection",
@@ -329,6 +398,7 @@ async fn accept(listener: Rc<ShardListener>, node: Rc<Node>, connections_max: us
                     log::debug!("connection ends: {error}");
                 }
                 open.set(open.get() - 1);
+                metrics.connections.add(-1);
             }),
         );
     }

@@ -10,6 +10,7 @@ mod topics;
 use crate::budget::Permit;
 use crate::connection::ConnectionError;
 use crate::node::Node;
+use crate::runtime::Instant;
 use bytes::{BufMut, Bytes, BytesMut};
 use kafscale_codec::api::{served, ApiKey};
 use kafscale_codec::error_code::ErrorCode;
@@ -28,6 +29,7 @@ pub(crate) struct Context {
     header: RequestHeader,
     /// Returned when the response is built: what is under way is bounded by it.
     permit: Permit,
+    received: Instant,
 }
 
 impl Context {
@@ -42,9 +44,16 @@ impl Context {
 
     /// A reply that takes time.
     fn later<M: Message + 'static>(self, response: impl Future<Output = M> + 'static) -> Reply {
-        let Context { header, permit, .. } = self;
+        let Context {
+            node,
+            header,
+            permit,
+            received,
+        } = self;
         Box::pin(async move {
             let response = response.await;
+            let took = node.runtime.now() - received;
+            node.shard.metrics.request(M::API).duration.record(took);
             let buffers = encode_response(header.api_version, header.correlation_id, &response)?;
             drop(permit);
             Ok(Some(buffers))
@@ -70,6 +79,7 @@ pub async fn dispatch(node: &Rc<Node>, frame: Bytes, permit: Permit) -> Result<R
         node: node.clone(),
         header,
         permit,
+        received: node.runtime.now(),
     };
     let body = &mut reader;
     Ok(match api.key {

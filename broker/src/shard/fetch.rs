@@ -1,6 +1,6 @@
 //! Reading: memory, then write-ahead objects, then segments; stored batches go out as they are.
 
-use super::{count, Shard};
+use super::Shard;
 use crate::mailbox::{FetchPartition, FetchRequest, FetchResult, ListOffsetsResult, WaitRequest};
 use bytes::Bytes;
 use kafscale_codec::error_code::ErrorCode;
@@ -86,7 +86,6 @@ impl Shard {
         for partition in partitions {
             let result = self.fetch_partition(partition, left).await;
             left = left.saturating_sub(result.len());
-            count(&self.counters.bytes_fetched, result.len() as u64);
             results.push(result);
         }
         results
@@ -102,7 +101,6 @@ impl Shard {
             left = left.saturating_sub(result.len());
             results.push(result);
         }
-        count(&self.counters.bytes_fetched, (max_bytes - left) as u64);
         Some(results)
     }
 
@@ -191,7 +189,11 @@ impl Shard {
             Err(_) => result(ErrorCode::OFFSET_OUT_OF_RANGE, Vec::new()),
             Ok(_) if limit == 0 => result(ErrorCode::NONE, Vec::new()),
             Ok(FetchPlan::AtEnd) => result(ErrorCode::NONE, Vec::new()),
-            Ok(FetchPlan::Memory(batches)) => result(ErrorCode::NONE, batches),
+            Ok(FetchPlan::Memory(batches)) => {
+                let next = batches.last().map_or(offset, |batch| next_offset_of(batch));
+                partition.count_fetched(offset, next, &batches);
+                result(ErrorCode::NONE, batches)
+            }
             Ok(FetchPlan::Object { location, .. }) => {
                 let source = Source::Object(location.object);
                 let position = partition.position_hint(source, offset).unwrap_or(location.position);
@@ -241,6 +243,10 @@ impl Shard {
                 cursor = batch_end;
             }
             if let Some(first) = first {
+                let records = pieces.slice(first, cursor);
+                if let Some(partition) = self.state.borrow().partitions.get(&key) {
+                    partition.count_fetched(offset, next, &records);
+                }
                 self.remember(
                     key,
                     PositionHint {
@@ -249,7 +255,7 @@ impl Shard {
                         position: cursor,
                     },
                 );
-                return Ok((pieces.slice(first, cursor), next));
+                return Ok((records, next));
             }
             if cursor >= end || (cursor == at && pieces.end() == at) {
                 return Err(StoreError::Refused(format!(
@@ -275,6 +281,7 @@ impl Shard {
         }
     }
 
+    /// Keeps a position for the consumer that reads on from there.
     fn remember(&self, key: PartitionKey, hint: PositionHint) {
         let mut state = self.state.borrow_mut();
         if let Some(partition) = state.partitions.get_mut(&key) {
@@ -430,6 +437,15 @@ impl super::Partition {
             .rev()
             .find(|hint| hint.source == source && hint.offset == offset)
             .map(|hint| hint.position)
+    }
+}
+
+impl super::Partition {
+    fn count_fetched(&self, offset: i64, next_offset: i64, records: &[Bytes]) {
+        self.metrics.fetch_records.add((next_offset - offset) as u64);
+        self.metrics
+            .fetch_bytes
+            .add(records.iter().map(|buffer| buffer.len() as u64).sum());
     }
 }
 

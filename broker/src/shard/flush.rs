@@ -1,8 +1,9 @@
 //! Making accepted batches durable: one put per flush, a few in flight, acknowledged in slot order.
 
 use super::fetch::{wake_all, wake_ready};
-use super::{count, LiveObject, PendingProduce, Shard, State};
+use super::{LiveObject, PendingProduce, Shard, State};
 use crate::mailbox::ProduceResult;
+use crate::runtime::Instant;
 use bytes::Bytes;
 use futures::future::select;
 use kafscale_codec::error_code::ErrorCode;
@@ -24,6 +25,7 @@ const SLOW_PUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct FinishedSlot {
     bytes: u64,
+    durable_at: Instant,
     /// Partition, position in the object, length.
     runs: Vec<(PartitionKey, u64, u64)>,
 }
@@ -33,6 +35,7 @@ struct FlushJob {
     stream: StreamId,
     seq: u64,
     nonce: u128,
+    started: Instant,
     key: String,
     body: Vec<Bytes>,
     finished: FinishedSlot,
@@ -110,6 +113,7 @@ impl Shard {
             ..
         } = &mut *state;
         let stream = stream.as_mut()?;
+        let started = self.runtime.now();
         let seq = stream.next_seq;
         let nonce = u128::from(self.runtime.random_u64()) << 64 | u128::from(self.runtime.random_u64());
         let mut builder = WalBuilder::new(Kind::Data, stream.id, seq, seq, nonce);
@@ -127,10 +131,11 @@ impl Shard {
             keys.push(key);
         }
         *buffered_bytes = 0;
-        *buffered_since = None;
+        let since = buffered_since.take().unwrap_or(started);
         if keys.is_empty() {
             return None;
         }
+        self.metrics.ack_queued.record(started - since);
         stream.next_seq += 1;
         let object = builder.finish();
         let runs = keys
@@ -142,9 +147,11 @@ impl Shard {
             stream: stream.id,
             seq,
             nonce,
+            started,
             key: wal::slot_key(&self.config.namespace, stream.id, seq),
             body: object.parts,
             finished: FinishedSlot {
+                durable_at: started,
                 bytes: object.len,
                 runs,
             },
@@ -188,7 +195,6 @@ impl Shard {
             if self.stopped.get() || elapsed > self.config.put_give_up {
                 return Err(Lost::GivenUp);
             }
-            count(&self.counters.put_retries, 1);
             if elapsed > SLOW_PUT && !told {
                 told = true;
                 let why = answer.err().map_or_else(String::new, |error| error.to_string());
@@ -220,7 +226,7 @@ impl Shard {
     }
 
     /// Slot by slot, in order: high watermarks move, replies go out, waiting consumers are told.
-    fn slot_durable(self: &Rc<Self>, job: FlushJob) {
+    fn slot_durable(self: &Rc<Self>, mut job: FlushJob) {
         let mut state = self.state.borrow_mut();
         let State {
             partitions,
@@ -233,11 +239,13 @@ impl Shard {
         let Some(stream) = stream.as_mut().filter(|stream| stream.id == job.stream) else {
             return;
         };
-        count(&self.counters.puts, 1);
-        count(&self.counters.put_bytes, job.finished.bytes);
-        self.counters.last_put.set(self.runtime.now());
+        let now = self.runtime.now();
+        self.metrics.ack_uploading.record(now - job.started);
+        self.metrics.last_upload_at.set(Some(now));
+        job.finished.durable_at = now;
         stream.finished.insert(job.seq, job.finished);
         while let Some(slot) = stream.finished.remove(&stream.next_commit_seq) {
+            self.metrics.ack_committing.record(now - slot.durable_at);
             let seq = stream.next_commit_seq;
             let object = ObjectRef {
                 stream: stream.id,
@@ -252,6 +260,9 @@ impl Shard {
                 };
                 let base_offset = partition.log.high_watermark();
                 partition.log.commit(object, *position, *length);
+                let records = partition.log.high_watermark() - base_offset;
+                partition.metrics.produce_records.add(records as u64);
+                partition.metrics.produce_bytes.add(*length);
                 memory.push_back((*key, base_offset, *length as usize));
                 *memory_bytes += *length as usize;
                 wake_ready(&mut partition.waiters, partition.log.high_watermark());

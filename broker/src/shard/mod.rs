@@ -13,7 +13,8 @@ pub mod segments;
 pub mod takeover;
 
 use crate::cluster::image::{ClusterImage, TopicImage};
-use crate::mailbox::{ListOffsetsRequest, ProduceResult, ShardRequest, ShardStats};
+use crate::mailbox::{ListOffsetsRequest, PartitionStats, ProduceResult, ShardRequest, ShardStats};
+use crate::metrics::{Metrics, TopicMetrics};
 use crate::runtime::{Instant, Runtime};
 use crate::topic_config::TopicConfig;
 use bytes::BytesMut;
@@ -81,42 +82,14 @@ pub struct Shard {
     pub metastore: Rc<dyn Metastore>,
     /// Blocks read from the object store.
     pub cache: BlockCache,
-    /// Counters.
-    pub counters: ShardCounters,
+    /// What it counts.
+    pub metrics: Rc<Metrics>,
     state: RefCell<State>,
     image: RefCell<Arc<ClusterImage>>,
     flush_wake: Wake,
     ownership_wake: Wake,
     draining: Cell<bool>,
     stopped: Cell<bool>,
-}
-
-/// What a shard counts; read for metrics.
-#[derive(Debug, Default)]
-pub struct ShardCounters {
-    /// Batches accepted.
-    pub batches_accepted: Cell<u64>,
-    /// Records accepted.
-    pub records_accepted: Cell<u64>,
-    /// Bytes accepted.
-    pub bytes_accepted: Cell<u64>,
-    /// Write-ahead objects that became durable.
-    pub puts: Cell<u64>,
-    /// Bytes of them.
-    pub put_bytes: Cell<u64>,
-    /// Puts that had to be tried again.
-    pub put_retries: Cell<u64>,
-    /// Bytes handed to consumers.
-    pub bytes_fetched: Cell<u64>,
-    /// Segments written.
-    pub segments_rolled: Cell<u64>,
-    /// When the latest put succeeded.
-    pub last_put: Cell<Instant>,
-}
-
-/// Adds to a counter.
-pub(crate) fn count(counter: &Cell<u64>, by: u64) {
-    counter.set(counter.get() + by);
 }
 
 struct State {
@@ -178,6 +151,7 @@ struct Partition {
     folder: String,
     topic: Arc<TopicImage>,
     config: Rc<TopicConfig>,
+    metrics: Rc<TopicMetrics>,
     waiters: Vec<(i64, async_channel::Sender<()>)>,
     segments: segments::SegmentList,
     hints: VecDeque<fetch::PositionHint>,
@@ -214,6 +188,7 @@ impl Shard {
         runtime: Rc<dyn Runtime>,
         store: Rc<dyn ObjectStore>,
         metastore: Rc<dyn Metastore>,
+        metrics: Rc<Metrics>,
     ) -> Rc<Self> {
         let cache = BlockCache::new(store.clone(), config.cache_bytes as u64, fetch::CACHE_BLOCK_BYTES);
         Rc::new(Shard {
@@ -221,7 +196,7 @@ impl Shard {
             runtime,
             store,
             metastore,
-            counters: ShardCounters::default(),
+            metrics,
             state: RefCell::new(State {
                 partitions: HashMap::new(),
                 stream: None,
@@ -269,9 +244,6 @@ impl Shard {
             ShardRequest::Fetch(request) => self.start_fetch(request),
             ShardRequest::Wait(request) => self.wait_for_data(request),
             ShardRequest::ListOffsets(request) => self.start_list_offsets(request),
-            ShardRequest::Stats(reply) => {
-                let _ = reply.send(self.stats());
-            }
             ShardRequest::Image(image) => self.set_image(image),
             ShardRequest::Drain(reply) => self.start_drain(reply),
         }
@@ -332,13 +304,12 @@ impl Shard {
             partitions: state
                 .partitions
                 .values()
-                .map(|p| {
-                    (
-                        p.log.key(),
-                        p.log.log_start_offset(),
-                        p.log.high_watermark(),
-                        p.log.tail_bytes(),
-                    )
+                .map(|partition| PartitionStats {
+                    topic: partition.topic.name.clone(),
+                    key: partition.log.key(),
+                    log_start_offset: partition.log.log_start_offset(),
+                    high_watermark: partition.log.high_watermark(),
+                    tail_bytes: partition.log.tail_bytes(),
                 })
                 .collect(),
             memory_bytes: state.memory_bytes,

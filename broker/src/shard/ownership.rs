@@ -5,6 +5,7 @@ use super::takeover::{ClaimError, StreamTail};
 use super::{OpenStream, Partition, PendingProduce, Shard, State};
 use crate::cluster::image::{preferred_broker, preferred_shard, ClusterImage, TopicImage};
 use crate::mailbox::ProduceResult;
+use crate::metrics::Metrics;
 use crate::topic_config::TopicConfig;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_metastore::keys::{
@@ -195,6 +196,7 @@ impl Shard {
                 outcome.revision,
                 &wanted.topic,
                 &self.config.topic_defaults,
+                &self.metrics,
             );
             state.partitions.insert(wanted.key, partition);
         }
@@ -407,6 +409,7 @@ impl Partition {
         mod_revision: Revision,
         topic: &Arc<TopicImage>,
         defaults: &BTreeMap<String, String>,
+        metrics: &Metrics,
     ) -> Self {
         let mut partition = Partition {
             log,
@@ -415,6 +418,7 @@ impl Partition {
             folder: topic.record.folder.clone(),
             topic: topic.clone(),
             config: Rc::new(fallback_config()),
+            metrics: metrics.topic(&topic.name),
             waiters: Vec::new(),
             segments: Default::default(),
             hints: VecDeque::new(),

@@ -1,6 +1,6 @@
 //! Accepting batches: validate, deduplicate, stamp, buffer. Decides the order; durability is [`super::flush`]'s.
 
-use super::{count, PendingProduce, Shard, State};
+use super::{PendingProduce, Shard, State};
 use crate::mailbox::{ProduceRequest, ProduceResult};
 use crate::topic_config::TopicConfig;
 use bytes::{Bytes, BytesMut};
@@ -137,12 +137,6 @@ impl Shard {
         *buffered_bytes += records.len();
         let batch = arena.split().freeze();
         log.append(&header, batch, producer_change(&header, now_ms), now_ms);
-        count(&self.counters.batches_accepted, 1);
-        count(
-            &self.counters.records_accepted,
-            u64::from(header.record_count.unsigned_abs()),
-        );
-        count(&self.counters.bytes_accepted, records.len() as u64);
         let result = ProduceResult {
             error: ErrorCode::NONE,
             base_offset,

@@ -5,7 +5,7 @@
 use super::fetch::damaged;
 use super::segments::{given_up, SegmentRef};
 use super::takeover::ClaimError;
-use super::{count, LiveObject, Shard, State};
+use super::{LiveObject, Shard, State};
 use bytes::Bytes;
 use kafscale_codec::record_batch;
 use kafscale_metastore::keys::{partition_key, MergedObject, PartitionRecord, StreamRecord, StreamState};
@@ -85,7 +85,6 @@ impl Shard {
             }
             match self.write_segment(key, &plan, &runs).await? {
                 Written::Until(next_offset, bytes) => {
-                    count(&self.counters.segments_rolled, 1);
                     let segment = SegmentRef {
                         bytes,
                         max_timestamp: None,
