@@ -2,6 +2,7 @@
 
 use crate::budget::ByteBudget;
 use crate::cluster::membership::Membership;
+use crate::cluster::reconciler::Reconciler;
 use crate::connection;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::executors::{self, ExecutorError, ExecutorOptions, ShardResult};
@@ -38,6 +39,9 @@ const LIVE_SLOTS_MAX: usize = 1000;
 
 /// How often a shard looks for something to roll, merge, trim or delete.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How often what nothing refers to any more is deleted.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long objects outlive the last reference, for readers that planned with them.
 const DELETE_GRACE: Duration = Duration::from_secs(60);
@@ -267,6 +271,8 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
     });
     if let Some(membership) = &membership {
         membership.start();
+        let reconciler = Reconciler::new(shard.clone(), RECONCILE_INTERVAL);
+        runtime.spawn("reconcile", Box::pin(reconciler.run()));
     }
     let node = Rc::new(Node {
         config: NodeConfig {

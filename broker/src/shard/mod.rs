@@ -261,6 +261,11 @@ impl Shard {
         self.ownership_wake.wake();
     }
 
+    /// Whether [`Shard::stop`] was called.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
     fn set_image(self: &Rc<Self>, image: Arc<ClusterImage>) {
         self.drop_what_others_own(&image);
         *self.image.borrow_mut() = image;

@@ -51,11 +51,11 @@ pub enum ClaimError {
 }
 
 /// What a sealed stream holds, by partition, in offset order.
-pub(super) type StreamTail = HashMap<PartitionKey, Vec<(ObjectRef, Run)>>;
+pub(crate) type StreamTail = HashMap<PartitionKey, Vec<(ObjectRef, Run)>>;
 
 impl Shard {
     /// Ends `stream` for ever, unless that was done before, and reads what it holds.
-    pub(super) async fn take_over(&self, stream: StreamId) -> Result<StreamTail, ClaimError> {
+    pub(crate) async fn take_over(&self, stream: StreamId) -> Result<StreamTail, ClaimError> {
         for _ in 0..TXN_ATTEMPTS {
             let (record, revision) = self.read_stream(stream).await?;
             match decide::begin_takeover(seal_state(&record), record.first_live_seq) {
