@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod cluster;
 pub mod connection;
+pub mod coordinator;
 pub mod data_dir;
 pub mod executors;
 pub mod handlers;

@@ -1,0 +1,278 @@
+//! Committed offsets, and what else is asked about a group from outside: describe, delete, expire.
+
+use super::api::{Commit, DeleteOffsets, FetchOffsets, GroupReply, ReplyToken};
+use super::group::{Ctx, Group, Phase};
+use super::ledger::After;
+use super::record::Record;
+use super::subscription;
+use kafscale_codec::error_code::ErrorCode;
+use kafscale_codec::messages::{DescribedGroup, DescribedGroupMember, ListedGroup};
+use kafscale_codec::types::TopicId;
+use kafscale_metastore::keys::OffsetRecord;
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Group {
+    /// OffsetCommit: answered once the offsets are stored.
+    pub fn commit(&mut self, ctx: &mut Ctx, token: ReplyToken, commit: &Commit) {
+        let (results, records) = match self.check_commit(commit) {
+            Ok(()) => self.commit_records(ctx, commit),
+            Err(error) => (vec![error; commit.offsets.len()], Vec::new()),
+        };
+        self.keep_alive(ctx, &commit.member_id);
+        if records.is_empty() {
+            ctx.reply(token, GroupReply::Commit(results));
+        } else {
+            self.write(ctx, records, After::Committed { token, results });
+        }
+    }
+
+    /// Members commit for their generation. Without membership it takes an empty group (tools, Flink, `assign`).
+    fn check_commit(&self, commit: &Commit) -> Result<(), ErrorCode> {
+        let exists = self.stored.is_some() || !self.members.is_empty() || !self.offsets.is_empty();
+        if !exists && commit.generation_id >= 0 {
+            return Err(ErrorCode::ILLEGAL_GENERATION);
+        }
+        if commit.generation_id < 0 && self.members.is_empty() {
+            return Ok(());
+        }
+        let claims_membership =
+            commit.generation_id >= 0 || !commit.member_id.is_empty() || commit.group_instance_id.is_some();
+        if !claims_membership {
+            return Err(ErrorCode::UNKNOWN_MEMBER_ID);
+        }
+        self.check_member(&commit.member_id, commit.group_instance_id.as_deref())?;
+        if commit.generation_id != self.generation() {
+            return Err(ErrorCode::ILLEGAL_GENERATION);
+        }
+        if self.phase == Phase::Completing {
+            // The generation is right, so the member has joined; it shall sync before it commits.
+            return Err(ErrorCode::REBALANCE_IN_PROGRESS);
+        }
+        Ok(())
+    }
+
+    fn commit_records(&self, ctx: &Ctx, commit: &Commit) -> (Vec<ErrorCode>, Vec<Record>) {
+        let mut records = BTreeMap::new();
+        let results = commit.offsets.iter().map(|offset| {
+            if offset.metadata.len() > ctx.config.offset_metadata_bytes_max {
+                return ErrorCode::OFFSET_METADATA_TOO_LARGE;
+            }
+            let record = OffsetRecord {
+                offset: offset.offset,
+                leader_epoch: offset.leader_epoch,
+                metadata: offset.metadata.clone(),
+                commit_ms: ctx.now.wall_ms,
+                expire_ms: (commit.retention_time_ms >= 0)
+                    .then(|| ctx.now.wall_ms.saturating_add(commit.retention_time_ms)),
+            };
+            // A partition that is named twice keeps the last one.
+            records.insert((offset.topic_id, offset.partition), record);
+            ErrorCode::NONE
+        });
+        let results = results.collect();
+        let records = records.into_iter();
+        (
+            results,
+            records
+                .map(|(key, offset)| self.offset_record(key, Some(offset)))
+                .collect(),
+        )
+    }
+
+    fn offset_record(&self, (topic_id, partition): (TopicId, i32), offset: Option<OffsetRecord>) -> Record {
+        let group = self.id.clone();
+        Record::Offset {
+            group,
+            topic_id,
+            partition,
+            offset,
+        }
+    }
+
+    /// OffsetFetch: what is stored, and nothing that still may fail.
+    pub fn fetch_offsets(&self, fetch: &FetchOffsets) -> GroupReply {
+        let offsets = match &fetch.partitions {
+            Some(partitions) => partitions
+                .iter()
+                .map(|key| (key.0, key.1, self.offsets.get(key).cloned()))
+                .collect(),
+            None => {
+                let all = self.offsets.iter();
+                all.map(|(key, offset)| (key.0, key.1, Some(offset.clone()))).collect()
+            }
+        };
+        GroupReply::Offsets {
+            error: ErrorCode::NONE,
+            offsets,
+        }
+    }
+
+    /// OffsetDelete.
+    pub fn delete_offsets(&mut self, ctx: &mut Ctx, token: ReplyToken, delete: &DeleteOffsets) {
+        let refuse = |error| GroupReply::DeleteOffsets {
+            error,
+            partitions: Vec::new(),
+        };
+        if !self.is_known() {
+            ctx.reply(token, refuse(ErrorCode::GROUP_ID_NOT_FOUND));
+            return;
+        }
+        let subscribed = self.subscribed_topics();
+        if !self.members.is_empty() && subscribed.is_none() {
+            ctx.reply(token, refuse(ErrorCode::NON_EMPTY_GROUP));
+            return;
+        }
+        let subscribed = subscribed.unwrap_or_default();
+        let mut gone = BTreeSet::new();
+        let results = delete.partitions.iter().map(|(name, topic_id, partition)| {
+            if subscribed.contains(name) {
+                return ErrorCode::GROUP_SUBSCRIBED_TO_TOPIC;
+            }
+            gone.insert((*topic_id, *partition));
+            ErrorCode::NONE
+        });
+        let results: Vec<ErrorCode> = results.collect();
+        gone.retain(|key| self.offsets.contains_key(key));
+        if gone.is_empty() {
+            let (error, partitions) = (ErrorCode::NONE, results);
+            ctx.reply(token, GroupReply::DeleteOffsets { error, partitions });
+            return;
+        }
+        let records = gone.into_iter().map(|key| self.offset_record(key, None)).collect();
+        self.write(ctx, records, After::OffsetsDeleted { token, results });
+    }
+
+    /// Topics of all members, if they are consumers; `None` if that cannot be known.
+    fn subscribed_topics(&self) -> Option<BTreeSet<String>> {
+        if self.protocol_type.as_deref() != Some(subscription::CONSUMER_PROTOCOL_TYPE) {
+            return None;
+        }
+        let mut subscribed = BTreeSet::new();
+        for member in self.members.values() {
+            for (_, metadata) in &member.protocols {
+                subscribed.extend(subscription::topics(metadata)?);
+            }
+        }
+        Some(subscribed)
+    }
+
+    /// Whether clients may know that it exists.
+    pub fn is_known(&self) -> bool {
+        self.stored.is_some() || !self.offsets.is_empty() || !self.members.is_empty()
+    }
+
+    /// DeleteGroups.
+    pub fn delete(&mut self, ctx: &mut Ctx, token: ReplyToken) {
+        if !self.members.is_empty() || !self.is_known() {
+            let error = if self.is_known() {
+                ErrorCode::NON_EMPTY_GROUP
+            } else {
+                ErrorCode::GROUP_ID_NOT_FOUND
+            };
+            ctx.reply(token, GroupReply::Deleted(error));
+            return;
+        }
+        self.pending.clear(); // Such a member asks for a new id.
+        let records = self.all_gone(|_, _| true);
+        self.write(ctx, records, After::Deleted { token });
+    }
+
+    /// Offsets that `wanted` takes, and the group itself last, if then nothing is left of it.
+    fn all_gone(&self, wanted: impl Fn(&(TopicId, i32), &OffsetRecord) -> bool) -> Vec<Record> {
+        let gone = self.offsets.iter().filter(|(key, offset)| wanted(key, offset));
+        let mut records: Vec<Record> = gone.map(|(key, _)| self.offset_record(*key, None)).collect();
+        let nothing_left = records.len() == self.offsets.len() && self.members.is_empty() && self.pending.is_empty();
+        if nothing_left && self.stored.is_some() {
+            records.push(self.state_record(None));
+        }
+        records
+    }
+
+    /// Offsets of topics that are gone go too: a new topic of the same name has another id.
+    pub fn delete_topics(&mut self, ctx: &mut Ctx, topic_ids: &BTreeSet<TopicId>) {
+        let gone = self.offsets.keys().filter(|(topic_id, _)| topic_ids.contains(topic_id));
+        let records: Vec<Record> = gone.map(|key| self.offset_record(*key, None)).collect();
+        if !records.is_empty() {
+            self.write(ctx, records, After::Cleaned);
+        }
+    }
+
+    /// Forgets what is past its retention. As in Kafka: of an empty group everything, counted from when it became
+    /// empty; of a live group of consumers only topics that nobody subscribes to; of other live groups nothing.
+    pub fn expire_offsets(&mut self, ctx: &mut Ctx, topic_names: &BTreeMap<TopicId, String>) {
+        let now_ms = ctx.now.wall_ms;
+        let retention_ms = ctx.config.offsets_retention_ms;
+        let past = |offset: &OffsetRecord, base_ms: i64| match offset.expire_ms {
+            Some(expire_ms) => now_ms >= expire_ms,
+            None => now_ms.saturating_sub(base_ms) >= retention_ms,
+        };
+        let records = if self.members.is_empty() {
+            let since_ms = self.stored.as_ref().map_or(i64::MIN, |stored| stored.since_ms);
+            self.all_gone(|_, offset| past(offset, offset.commit_ms.max(since_ms)))
+        } else if self.phase == Phase::Stable {
+            let Some(subscribed) = self.subscribed_topics() else {
+                return;
+            };
+            self.all_gone(|(topic_id, _), offset| {
+                let name = topic_names.get(topic_id);
+                name.is_some_and(|name| !subscribed.contains(name)) && past(offset, offset.commit_ms)
+            })
+        } else {
+            return;
+        };
+        if !records.is_empty() {
+            self.write(ctx, records, After::Cleaned);
+        }
+    }
+
+    /// DescribeGroups.
+    pub fn describe(&self) -> DescribedGroup {
+        let protocol = (self.phase == Phase::Stable).then(|| self.protocol_name()).flatten();
+        let stored = self.stored.as_ref().filter(|_| protocol.is_some());
+        let mut members: Vec<_> = self.members.iter().collect();
+        members.sort_by_key(|(_, member)| member.order);
+        let members = members.into_iter().map(|(id, member)| DescribedGroupMember {
+            member_id: id.clone(),
+            group_instance_id: member.instance_id.clone(),
+            client_id: member.client_id.clone(),
+            client_host: member.client_host.clone(),
+            member_metadata: protocol
+                .as_deref()
+                .map(|protocol| member.metadata(protocol))
+                .unwrap_or_default(),
+            member_assignment: stored
+                .and_then(|stored| stored.members.get(id))
+                .map(|member| member.assignment.clone())
+                .unwrap_or_default(),
+        });
+        DescribedGroup {
+            group_id: self.id.clone(),
+            group_state: self.state_name().to_string(),
+            protocol_type: self.protocol_type.clone().unwrap_or_default(),
+            members: members.collect(),
+            protocol_data: protocol.clone().unwrap_or_default(),
+            ..DescribedGroup::default()
+        }
+    }
+
+    /// ListGroups.
+    pub fn list_entry(&self) -> ListedGroup {
+        ListedGroup {
+            group_id: self.id.clone(),
+            protocol_type: self.protocol_type.clone().unwrap_or_default(),
+            group_state: self.state_name().to_string(),
+            group_type: "classic".to_string(),
+        }
+    }
+}
+
+/// What DescribeGroups says of a group that does not exist.
+pub(super) fn describe_missing(group_id: &str) -> DescribedGroup {
+    DescribedGroup {
+        error_code: ErrorCode::GROUP_ID_NOT_FOUND,
+        error_message: Some(format!("Group {group_id} not found.")),
+        group_id: group_id.to_string(),
+        group_state: "Dead".to_string(),
+        ..DescribedGroup::default()
+    }
+}
