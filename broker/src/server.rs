@@ -115,6 +115,8 @@ struct Seat {
     inbox: async_channel::Receiver<ShardRequest>,
     listener: BoundListener,
     snapshots: async_channel::Receiver<SnapshotRequest>,
+    /// The shard's own port, if clients go straight to the shards.
+    direct: Option<BoundListener>,
     /// The first shard's.
     http: Option<BoundListener>,
 }
@@ -134,7 +136,13 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
     let address = listeners
         .first()
         .map_or(settings.broker_addr, BoundListener::local_addr);
-    let (broker, cluster_id) = futures::executor::block_on(introduce(&metastore, &settings, address))?;
+    let direct = bind_direct(&settings)?;
+    let shard_ports = direct
+        .iter()
+        .flatten()
+        .map(|listener| listener.local_addr().port())
+        .collect();
+    let (broker, cluster_id) = futures::executor::block_on(introduce(&metastore, &settings, address, shard_ports))?;
     let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..settings.shards)
         .map(|_| async_channel::bounded(INBOX_CAPACITY))
         .unzip();
@@ -146,11 +154,13 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
         .into_iter()
         .zip(listeners)
         .zip(snapshot_receivers)
-        .map(|((inbox, listener), snapshots)| {
+        .zip(direct)
+        .map(|(((inbox, listener), snapshots), direct)| {
             Some(Seat {
                 inbox,
                 listener,
                 snapshots,
+                direct,
                 http: http.take(),
             })
         })
@@ -178,11 +188,24 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
     Ok(())
 }
 
+/// One listener per shard on consecutive ports, if that is set; nothing for each shard otherwise.
+fn bind_direct(settings: &Settings) -> Result<Vec<Option<BoundListener>>, ServeError> {
+    let bind = |shard: usize| {
+        let Some(base) = settings.shard_direct_base_port else {
+            return Ok(None);
+        };
+        let address = SocketAddr::new(settings.broker_addr.ip(), base + shard as u16);
+        Ok(bind_for_shards(address, 1).map_err(ServeError::Listen)?.pop())
+    };
+    (0..settings.shards).map(bind).collect()
+}
+
 /// Takes a new incarnation, and finds the cluster or founds it.
 async fn introduce(
     metastore: &dyn Metastore,
     settings: &Settings,
     address: SocketAddr,
+    shard_ports: Vec<u16>,
 ) -> Result<(BrokerRecord, String), OperationError> {
     let incarnation = counters::allocate(metastore, "incarnations", 1).await?;
     let proposed = ClusterRecord {
@@ -201,7 +224,7 @@ async fn introduce(
         port,
         rack: settings.rack.clone(),
         shards: settings.shards as u32,
-        shard_ports: Vec::new(),
+        shard_ports,
     };
     Ok((broker, cluster.cluster_id))
 }
@@ -235,6 +258,7 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
         inbox,
         listener,
         snapshots,
+        direct,
         http,
     } = seat.ok_or("there are more executors than shards")?;
     let settings = &parts.settings;
@@ -303,6 +327,14 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
         "accept",
         Box::pin(async move { accept(accepting, accepted_from, per_shard).await }),
     );
+    let direct = direct.map(BoundListener::listen).transpose()?.map(Rc::new);
+    if let Some(direct) = direct.clone() {
+        let accepted_from = node.clone();
+        runtime.spawn(
+            "accept",
+            Box::pin(async move { accept(direct, accepted_from, per_shard).await }),
+        );
+    }
     if number == 0 {
         announce(
             &node,
@@ -316,6 +348,9 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
     parts.shutdown.requested().await;
     parts.readiness.set(Phase::Draining);
     listener.close();
+    if let Some(direct) = direct {
+        direct.close();
+    }
     let (reply, drained) = oneshot::channel();
     shard.handle(ShardRequest::Drain(reply));
     // An error would mean that the shard has stopped already.

@@ -10,6 +10,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use crate::cluster::image::SHARD_NODE_ID_STEP;
 use sources::Values;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -267,6 +268,12 @@ fn check(settings: &Settings, mistakes: &mut Vec<String>) {
         ));
     }
     if let Some(base) = settings.shard_direct_base_port {
+        if settings.broker_id >= SHARD_NODE_ID_STEP {
+            mistakes.push(format!(
+                "broker_id {} must be below {SHARD_NODE_ID_STEP} with shard_direct_base_port: the shards' node ids lie above",
+                settings.broker_id
+            ));
+        }
         let ports = u32::from(base)..u32::from(base) + settings.shards as u32;
         if ports.end > 65536 {
             mistakes.push(format!(

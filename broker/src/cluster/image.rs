@@ -77,10 +77,59 @@ impl ClusterImage {
         self.is_live(leader.broker_id, leader.incarnation).then_some(leader)
     }
 
+    /// The nodes that clients are told: each broker, or each of its shards where clients go straight to the shards.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeAddress<'_>> {
+        self.brokers.values().flat_map(|broker| {
+            let direct = broker.shard_ports.iter().zip(0..).map(|(port, shard)| NodeAddress {
+                node_id: shard_node_id(broker.broker_id, shard),
+                port: *port,
+                broker,
+            });
+            let whole = NodeAddress {
+                node_id: broker.broker_id,
+                port: broker.port,
+                broker,
+            };
+            direct.chain(broker.shard_ports.is_empty().then_some(whole))
+        })
+    }
+
+    /// The node that clients are told for a shard of a broker.
+    pub fn node_id(&self, broker_id: i32, shard: u32) -> i32 {
+        match self.brokers.get(&broker_id) {
+            Some(broker) if !broker.shard_ports.is_empty() => shard_node_id(broker_id, shard),
+            _ => broker_id,
+        }
+    }
+
+    /// The node that clients are told for what only the controller does.
+    pub fn controller_node(&self) -> i32 {
+        self.node_id(self.controller(), 0)
+    }
+
     /// The lowest live broker id: it does what only one may do.
     pub fn controller(&self) -> i32 {
         self.brokers.keys().next().copied().unwrap_or(-1)
     }
+}
+
+/// A node as clients are told.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeAddress<'a> {
+    /// Its id.
+    pub node_id: i32,
+    /// Its port.
+    pub port: u16,
+    /// The broker that it is, or belongs to.
+    pub broker: &'a BrokerRecord,
+}
+
+/// Broker ids stay below this where shards are nodes of their own.
+pub const SHARD_NODE_ID_STEP: i32 = 1 << 20;
+
+/// The node id of a shard: above all broker ids, and told apart from other brokers' shards.
+pub fn shard_node_id(broker_id: i32, shard: u32) -> i32 {
+    (shard as i32 + 1) * SHARD_NODE_ID_STEP + broker_id
 }
 
 /// The live broker that should own a partition: the rendezvous winner, so a join or a leave moves only what it must.
@@ -92,11 +141,20 @@ pub fn preferred_broker(image: &ClusterImage, topic: TopicId, partition: i32) ->
         .max_by_key(|id| (weight(topic, partition, u64::from(id.unsigned_abs())), *id))
 }
 
-/// The shard, of `shards`, that should own a partition within its broker.
-pub fn preferred_shard(shards: u32, topic: TopicId, partition: i32) -> u32 {
-    (0..shards)
-        .max_by_key(|shard| (weight(topic, partition, (1 << 40) + u64::from(*shard)), *shard))
-        .unwrap_or(0)
+/// The partitions of a topic that a broker should own, each with the shard for it: in turn, so that a few partitions
+/// spread evenly (docs/decisions/0002).
+pub fn preferred_shards<'a>(
+    image: &'a ClusterImage,
+    topic: &'a TopicImage,
+    broker_id: i32,
+    shards: u32,
+) -> impl Iterator<Item = (i32, u32)> + 'a {
+    let topic_id = topic.record.topic_id;
+    let first = weight(topic_id, -1, 0) % u64::from(shards.max(1));
+    (0..topic.record.partitions as i32)
+        .filter(move |partition| preferred_broker(image, topic_id, *partition) == Some(broker_id))
+        .zip(first..)
+        .map(move |(partition, turn)| (partition, (turn % u64::from(shards.max(1))) as u32))
 }
 
 /// FNV-1a with a final mix: stable across versions and machines, which a rendezvous needs and a hasher of the standard
@@ -120,22 +178,66 @@ fn weight(topic: TopicId, partition: i32, candidate: u64) -> u64 {
 mod tests {
     use super::*;
 
+    fn image(brokers: i32, partitions: u32) -> (ClusterImage, TopicImage) {
+        let mut image = ClusterImage::default();
+        for broker_id in 0..brokers {
+            let record = BrokerRecord {
+                broker_id,
+                incarnation: 1,
+                host: String::new(),
+                port: 1,
+                rack: None,
+                shards: 2,
+                shard_ports: Vec::new(),
+            };
+            image.brokers.insert(broker_id, record);
+        }
+        let record = TopicRecord {
+            topic_id: TopicId([7; 16]),
+            folder: "t".into(),
+            partitions,
+            configs: BTreeMap::new(),
+            created_ms: 0,
+        };
+        let leaders = vec![None; partitions as usize];
+        (
+            image,
+            TopicImage {
+                name: "t".into(),
+                record,
+                mod_revision: 1,
+                leaders,
+            },
+        )
+    }
+
     #[test]
-    fn partitions_spread_over_shards_and_only_the_newcomers_share_moves() {
-        let topic = TopicId([7; 16]);
-        let mut counts = [0; 4];
+    fn a_joining_broker_takes_its_share_and_nothing_else_moves() {
+        let (three, topic) = image(3, 4000);
+        let (four, _) = image(4, 4000);
         let mut moved = 0;
-        for partition in 0..4_000 {
-            let before = preferred_shard(3, topic, partition);
-            let after = preferred_shard(4, topic, partition);
-            assert!(
-                after == before || after == 3,
-                "a partition moves to the newcomer or not at all"
-            );
+        for partition in 0..4000 {
+            let before = preferred_broker(&three, topic.record.topic_id, partition);
+            let after = preferred_broker(&four, topic.record.topic_id, partition);
+            assert!(after == before || after == Some(3));
             moved += i32::from(after != before);
-            counts[after as usize] += 1;
         }
         assert!((800..1200).contains(&moved), "{moved}");
-        assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn the_partitions_of_a_broker_spread_evenly_over_its_shards() {
+        for (brokers, partitions, shards) in [(1, 6, 2), (3, 100, 4), (2, 1, 8)] {
+            let (image, topic) = image(brokers, partitions);
+            let mut all = 0;
+            for broker in 0..brokers {
+                let mut counts = vec![0; shards as usize];
+                preferred_shards(&image, &topic, broker, shards).for_each(|(_, shard)| counts[shard as usize] += 1);
+                let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+                assert!(most - least <= 1, "{counts:?}");
+                all += counts.iter().sum::<u32>();
+            }
+            assert_eq!(all, partitions, "every partition has one owner");
+        }
     }
 }

@@ -59,20 +59,19 @@ pub(super) fn describe_cluster(context: Context, request: DescribeClusterRequest
         });
     }
     let brokers = image
-        .brokers
-        .values()
-        .map(|broker| DescribeClusterBroker {
-            broker_id: broker.broker_id,
-            host: broker.host.clone(),
-            port: i32::from(broker.port),
-            rack: broker.rack.clone(),
+        .nodes()
+        .map(|node| DescribeClusterBroker {
+            broker_id: node.node_id,
+            host: node.broker.host.clone(),
+            port: i32::from(node.port),
+            rack: node.broker.rack.clone(),
             is_fenced: false,
         })
         .collect();
     let operations = request.include_cluster_authorized_operations;
     context.ready(DescribeClusterResponse {
         cluster_id: image.cluster_id.clone(),
-        controller_id: image.controller(),
+        controller_id: image.controller_node(),
         brokers,
         cluster_authorized_operations: if operations {
             ALL_CLUSTER_OPERATIONS

@@ -3,6 +3,7 @@
 //! Fetch sessions (KIP-227) are declined by answering session id 0, which the protocol provides for.
 
 use super::{Context, Reply};
+use crate::cluster::image::ClusterImage;
 use crate::mailbox::{FetchPartition as Wanted, FetchRequest as ShardFetch, FetchResult, ShardRequest, WaitRequest};
 use crate::node::{find_topic, route, Node, Route, TopicRef};
 use futures::channel::oneshot;
@@ -10,7 +11,6 @@ use futures::future::select;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
 use kafscale_codec::wire::Records;
-use kafscale_metastore::keys::BrokerRecord;
 use kafscale_storage_engine::partition_log::PartitionKey;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -100,14 +100,15 @@ fn place(node: &Node, request: &FetchRequest, version: i16) -> (FetchResponse, B
                     answer.error_code = ErrorCode::NOT_LEADER_OR_FOLLOWER;
                     // librdkafka 2.15 crashes on a hint for a topic whose id is zero, so none before ids are sent.
                     if let (Some(leader), 16..) = (leader, version) {
-                        let (leader_id, leader_epoch) = (leader.broker_id, leader.leader_epoch);
+                        let leader_id = image.node_id(leader.broker_id, leader.shard);
                         answer.current_leader = LeaderIdAndEpoch {
                             leader_id,
-                            leader_epoch,
+                            leader_epoch: leader.leader_epoch,
                         };
                         let known = response.node_endpoints.iter().any(|node| node.node_id == leader_id);
-                        let found = image.brokers.get(&leader_id).filter(|_| !known);
-                        response.node_endpoints.extend(found.map(endpoint));
+                        if !known {
+                            response.node_endpoints.extend(endpoint(&image, leader_id));
+                        }
                     }
                 }
                 (Err(error), _) => answer.error_code = error,
@@ -207,12 +208,13 @@ async fn wait_for_more(node: &Node, shards: &BTreeMap<u32, ForShard>, response: 
     let _ = notified.recv().await;
 }
 
-/// A broker as clients are told (KIP-951).
-pub(super) fn endpoint(broker: &BrokerRecord) -> NodeEndpoint {
-    NodeEndpoint {
-        node_id: broker.broker_id,
-        host: broker.host.clone(),
-        port: i32::from(broker.port),
-        rack: broker.rack.clone(),
-    }
+/// A node as clients are told (KIP-951).
+pub(super) fn endpoint(image: &ClusterImage, node_id: i32) -> Option<NodeEndpoint> {
+    let node = image.nodes().find(|node| node.node_id == node_id)?;
+    Some(NodeEndpoint {
+        node_id,
+        host: node.broker.host.clone(),
+        port: i32::from(node.port),
+        rack: node.broker.rack.clone(),
+    })
 }

@@ -51,13 +51,12 @@ async fn create_missing(node: &Rc<Node>, request: &MetadataRequest) {
 
 fn respond(image: &ClusterImage, request: &MetadataRequest, version: i16) -> MetadataResponse {
     let brokers = image
-        .brokers
-        .values()
-        .map(|broker| MetadataResponseBroker {
-            node_id: broker.broker_id,
-            host: broker.host.clone(),
-            port: i32::from(broker.port),
-            rack: broker.rack.clone(),
+        .nodes()
+        .map(|node| MetadataResponseBroker {
+            node_id: node.node_id,
+            host: node.broker.host.clone(),
+            port: i32::from(node.port),
+            rack: node.broker.rack.clone(),
         })
         .collect();
     let mut topics: Vec<MetadataResponseTopic> = match &request.topics {
@@ -76,7 +75,7 @@ fn respond(image: &ClusterImage, request: &MetadataRequest, version: i16) -> Met
     MetadataResponse {
         brokers,
         cluster_id: Some(image.cluster_id.clone()),
-        controller_id: image.controller(),
+        controller_id: image.controller_node(),
         topics,
         cluster_authorized_operations: match cluster_operations {
             true => super::cluster::ALL_CLUSTER_OPERATIONS,
@@ -118,14 +117,17 @@ fn describe(image: &ClusterImage, topic: &TopicImage) -> MetadataResponseTopic {
     let partitions = (0..topic.record.partitions as i32)
         .map(|partition_index| match image.live_leader(topic, partition_index) {
             // Durability is the store's: the leader is the only replica there is.
-            Some(leader) => MetadataResponsePartition {
-                partition_index,
-                leader_id: leader.broker_id,
-                leader_epoch: leader.leader_epoch,
-                replica_nodes: vec![leader.broker_id],
-                isr_nodes: vec![leader.broker_id],
-                ..Default::default()
-            },
+            Some(leader) => {
+                let leader_id = image.node_id(leader.broker_id, leader.shard);
+                MetadataResponsePartition {
+                    partition_index,
+                    leader_id,
+                    leader_epoch: leader.leader_epoch,
+                    replica_nodes: vec![leader_id],
+                    isr_nodes: vec![leader_id],
+                    ..Default::default()
+                }
+            }
             None => MetadataResponsePartition {
                 error_code: ErrorCode::LEADER_NOT_AVAILABLE,
                 partition_index,

@@ -110,7 +110,7 @@ fn place(node: &Node, request: ProduceRequest, version: i16) -> (ProduceResponse
                         Route::Elsewhere(leader) => {
                             if let (Some(leader), 10..) = (leader, version) {
                                 answer.current_leader = LeaderIdAndEpoch {
-                                    leader_id: leader.broker_id,
+                                    leader_id: image.node_id(leader.broker_id, leader.shard),
                                     leader_epoch: leader.leader_epoch,
                                 };
                             }
@@ -168,9 +168,8 @@ fn add_endpoints(response: &mut ProduceResponse, image: &crate::cluster::image::
     leaders.sort_unstable();
     leaders.dedup();
     response.node_endpoints = leaders
-        .iter()
-        .filter_map(|id| image.brokers.get(id))
-        .map(super::fetch::endpoint)
+        .into_iter()
+        .filter_map(|id| super::fetch::endpoint(image, id))
         .collect();
 }
 

@@ -3,7 +3,7 @@
 use super::fetch::wake_all;
 use super::takeover::{ClaimError, StreamTail};
 use super::{OpenStream, Partition, PendingProduce, Shard, State};
-use crate::cluster::image::{preferred_broker, preferred_shard, ClusterImage, TopicImage};
+use crate::cluster::image::{preferred_shards, ClusterImage, TopicImage};
 use crate::mailbox::ProduceResult;
 use crate::metrics::Metrics;
 use crate::topic_config::TopicConfig;
@@ -110,33 +110,34 @@ impl Shard {
 
     fn wanted(&self, image: &ClusterImage) -> Vec<Wanted> {
         let state = self.state.borrow();
+        let (me, shards) = (self.config.broker_id, self.config.shards);
         let mut wanted = Vec::new();
         for topic in image.topics.values() {
             let topic_id = topic.record.topic_id;
-            for partition in 0..topic.record.partitions as i32 {
+            let mut want = |partition| {
                 let key = PartitionKey { topic_id, partition };
-                if !state.partitions.contains_key(&key) && self.should_claim(image, topic, partition) {
+                if !state.partitions.contains_key(&key) {
                     wanted.push(Wanted {
                         key,
                         topic: topic.clone(),
                     });
                 }
+            };
+            // Ours by the record: its stream was lost.
+            for (leader, partition) in topic.leaders.iter().zip(0..) {
+                let ours = leader.filter(|leader| leader.broker_id == me && leader.shard == self.config.shard);
+                if ours.is_some_and(|leader| image.is_live(me, leader.incarnation)) {
+                    want(partition);
+                }
+            }
+            // Nobody's, and nearer to us than to any other.
+            for (partition, shard) in preferred_shards(image, topic, me, shards) {
+                if shard == self.config.shard && image.live_leader(topic, partition).is_none() {
+                    want(partition);
+                }
             }
         }
         wanted
-    }
-
-    fn should_claim(&self, image: &ClusterImage, topic: &TopicImage, partition: i32) -> bool {
-        let topic_id = topic.record.topic_id;
-        match image.live_leader(topic, partition) {
-            // Ours by the record, and not here: its stream was lost.
-            Some(leader) if leader.broker_id == self.config.broker_id => leader.shard == self.config.shard,
-            Some(_) => false,
-            None => {
-                preferred_broker(image, topic_id, partition) == Some(self.config.broker_id)
-                    && preferred_shard(self.config.shards, topic_id, partition) == self.config.shard
-            }
-        }
     }
 
     /// Claims a batch in one transaction; returns how many partitions this shard owns now.
