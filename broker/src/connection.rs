@@ -79,6 +79,8 @@ async fn read_requests(
         buffer.resize(filled + want, 0);
         let got = reader.read(&mut buffer[filled..]).await?;
         buffer.truncate(filled + got);
+        // A socket that always has more must not keep the others waiting.
+        node.runtime.yield_now().await;
         if got == 0 {
             return Ok(());
         }

@@ -172,11 +172,17 @@ impl PartitionLog {
         let mut producers = rolled_producers.clone();
         let mut end = rolled_offset;
         for run in &tail {
-            assert_eq!(run.base_offset, end, "the tail of {key:?} has no gap");
+            // Only the first run may begin below: when segments end in the middle of it.
+            assert!(
+                run.base_offset <= end && run.next_offset > end,
+                "the tail of {key:?} has no gap"
+            );
             end = run.next_offset;
-            for change in &run.producers {
-                producers.apply(change);
-            }
+            let unrolled = run
+                .producers
+                .iter()
+                .filter(|change| change.last_offset >= rolled_offset);
+            unrolled.for_each(|change| producers.apply(change));
         }
         let tail_bytes = tail.iter().map(|run| run.location.length).sum();
         PartitionLog {
@@ -417,7 +423,7 @@ impl PartitionLog {
     pub fn producers_at(&self, offset: i64) -> ProducerState {
         let mut state = self.rolled_producers.clone();
         for change in self.tail.iter().flat_map(|run| &run.producers) {
-            if change.last_offset < offset {
+            if change.last_offset >= self.rolled_offset && change.last_offset < offset {
                 state.apply(change);
             }
         }

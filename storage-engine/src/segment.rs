@@ -202,6 +202,18 @@ pub fn parse_footer(suffix: &[u8]) -> Result<i64, SegmentError> {
     Ok(last.get_i64() + 1)
 }
 
+/// When a segment was created, ms since the Unix epoch, from the first [`HEADER_LEN`] bytes of its `.kfs`.
+pub fn parse_created(bytes: &[u8]) -> Result<i64, SegmentError> {
+    let header = bytes
+        .first_chunk::<HEADER_LEN>()
+        .ok_or(SegmentError::Truncated(bytes.len()))?;
+    if &header[..6] != b"KAFS\0\x01" {
+        return Err(SegmentError::Format(".kfs of version 1"));
+    }
+    let mut field = &header[20..28];
+    Ok(field.get_i64())
+}
+
 /// Where to look for offsets in a `.kfs`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Index {
@@ -321,6 +333,7 @@ mod tests {
             assert!(base <= offset && offset - base < 60);
         }
         assert_eq!(parse_footer(&kfs).unwrap(), 220);
+        assert_eq!(parse_created(&kfs).unwrap(), 7);
         assert_eq!(parse_max_timestamp(&segment.kfst).unwrap(), 64);
     }
 

@@ -33,6 +33,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Messages that are handled in one go; a full inbox must not keep connections waiting.
+const YIELD_AFTER: u32 = 16;
+
 /// What a shard needs to know of the settings.
 #[derive(Debug, Clone)]
 pub struct ShardConfig {
@@ -229,11 +232,16 @@ impl Shard {
         let shard = self.clone();
         self.runtime
             .spawn("housekeeping", Box::pin(async move { shard.housekeeping_loop().await }));
+        let mut handled = 0u32;
         while let Ok(request) = inbox.recv().await {
             if self.stopped.get() {
                 break;
             }
             self.handle(request);
+            handled = handled.wrapping_add(1);
+            if handled.is_multiple_of(YIELD_AFTER) {
+                self.runtime.yield_now().await;
+            }
         }
     }
 
@@ -327,6 +335,17 @@ impl Shard {
 impl OpenStream {
     fn in_flight(&self) -> usize {
         (self.next_seq - self.next_commit_seq) as usize
+    }
+
+    /// One run of an object is needed no more. Objects of other streams are the reconciler's.
+    fn release(&mut self, object: ObjectRef) {
+        if let Some(live) = self
+            .live
+            .get_mut(&object.first_seq)
+            .filter(|live| live.object == object)
+        {
+            live.runs_left = live.runs_left.saturating_sub(1);
+        }
     }
 }
 

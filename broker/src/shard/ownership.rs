@@ -385,6 +385,9 @@ impl State {
             return;
         };
         self.dirty.retain(|dirty| *dirty != key);
+        if let Some(stream) = &mut self.stream {
+            partition.log.tail().for_each(|run| stream.release(run.location.object));
+        }
         for pending in self.acks.iter_mut() {
             for (at, result) in &mut pending.results {
                 if *at == key && result.error == ErrorCode::NONE {

@@ -42,7 +42,10 @@ impl Shard {
     /// One round: roll, merge, trim, expire, delete.
     pub async fn housekeeping(&self) -> Result<(), ClaimError> {
         for key in self.due_for_rolling() {
-            self.roll(key).await?;
+            // One partition that cannot be rolled must not keep the others from it.
+            if let Err(error) = self.roll(key).await {
+                log::warn!("roll {key:?}: {error}; trying again");
+            }
         }
         while self.merge_slots().await? {}
         self.trim().await?;
@@ -252,11 +255,8 @@ impl Shard {
             partition.segments.rolled(base_offset, segment);
         }
         for run in partition.log.rolled(offset) {
-            let object = run.location.object;
-            if let Some(open) = stream.as_mut().filter(|open| open.id == object.stream) {
-                if let Some(live) = open.live.get_mut(&object.first_seq) {
-                    live.runs_left = live.runs_left.saturating_sub(1);
-                }
+            if let Some(open) = stream.as_mut() {
+                open.release(run.location.object);
             }
         }
         if old_snapshot > 0 && old_snapshot < offset {

@@ -2,7 +2,6 @@
 
 use super::fetch::{damaged, Source};
 use super::{Partition, Shard};
-use bytes::Bytes;
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::PartitionKey;
 use kafscale_storage_engine::segment::{self, Index, Part};
@@ -180,8 +179,18 @@ impl Shard {
             return Ok(known);
         }
         let name = self.segment_part_key(key, base_offset, Part::Kfst)?;
-        let bytes: Bytes = self.store.get_range(&name, 0..64).await?;
-        let max_timestamp = segment::parse_max_timestamp(&bytes).map_err(damaged)?;
+        let max_timestamp = match self.store.get_range(&name, 0..64).await {
+            Ok(bytes) => segment::parse_max_timestamp(&bytes).map_err(damaged)?,
+            // The sidecar is optional. Without it the records are taken to be as young as the segment.
+            Err(StoreError::NotFound(_)) => {
+                let header = self
+                    .store
+                    .get_range(&self.segment_key(key, base_offset)?, 0..segment::HEADER_LEN as u64)
+                    .await?;
+                segment::parse_created(&header).map_err(damaged)?
+            }
+            Err(error) => return Err(error),
+        };
         if let Some(partition) = self.state.borrow_mut().partitions.get_mut(&key) {
             if let Some(found) = partition
                 .segments
