@@ -13,7 +13,7 @@ use kafscale_codec::messages::{
     SyncGroupRequest, SyncGroupResponse,
 };
 
-/// Pause before a failed write of the group's state is tried again.
+/// Pause before a step that could not be made is tried again.
 const RETRY_MS: u64 = 1_000;
 
 impl Group {
@@ -192,7 +192,7 @@ impl Group {
         if !leader_joined {
             let Some(leader) = self.first_member(|member| member.joining.is_some()) else {
                 // Only static members are left, and none of them has come: they have until their sessions end.
-                let deadline = ctx.deadline(self.rebalance_timeout_ms());
+                let deadline = ctx.deadline(self.rebalance_timeout_ms().max(RETRY_MS));
                 self.phase = Phase::Preparing {
                     deadline,
                     initial: None,

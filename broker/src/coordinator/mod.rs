@@ -12,6 +12,7 @@ mod group;
 mod ledger;
 mod offsets;
 mod record;
+pub mod service;
 mod static_members;
 mod subscription;
 #[cfg(test)]

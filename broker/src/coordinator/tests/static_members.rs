@@ -259,3 +259,22 @@ fn a_replacement_that_is_not_stored_leaves_the_former_member_in_place() {
     assert_eq!(world.joined(token).error_code, ErrorCode::COORDINATOR_NOT_AVAILABLE);
     assert_eq!(world.heartbeat_as(generation, &b, Some("b")), ErrorCode::NONE);
 }
+
+#[test]
+fn static_members_that_are_all_away_and_wait_for_nothing_do_not_keep_the_clock_busy() {
+    let mut world = World::new();
+    let join = Join {
+        rebalance_timeout_ms: 0,
+        session_timeout_ms: 600_000,
+        ..static_join(&mut world, "a")
+    };
+    let token = world.join_as(join);
+    let id = world.joined(token).member_id;
+    let sync = world.sync(1, &id, &[(&id, "x")]);
+    assert_eq!(world.synced(sync).assignment, "x");
+    let other = world.join_new("c");
+    world.pass(REBALANCE_MS);
+    world.leave(&[(&world.joined(other).member_id.clone(), None)]);
+    world.pass(1_000_000);
+    assert_eq!(world.state(), "Empty");
+}
