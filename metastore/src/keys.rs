@@ -11,6 +11,7 @@
 //! /kafscale/v1/deleted/{topic id}                                DeletedTopicRecord
 //! /kafscale/v1/groups/{group}                                    opaque to this crate
 //! /kafscale/v1/offsets/{group}/{topic id}/{partition:010}        OffsetRecord
+//! /kafscale/v1/coordinators/{lane:010}                           opaque: who coordinates groups, and how far it is
 //! ```
 //!
 //! Topic ids are 32 lower-case hex digits. Group ids may be any string: in keys, every byte outside `A–Z a–z 0–9 . _ -`
@@ -122,6 +123,11 @@ pub fn offsets_prefix(group: &str) -> Bytes {
     Bytes::from(format!("/kafscale/v1/offsets/{}/", escape(group)))
 }
 
+/// Key that every transaction of a group coordinator compares and changes. Groups are spread over a few lanes.
+pub fn coordinator_key(lane: i32) -> Bytes {
+    Bytes::from(format!("/kafscale/v1/coordinators/{lane:010}"))
+}
+
 /// What a key names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
@@ -152,6 +158,8 @@ pub enum Key {
         /// The partition.
         partition: i32,
     },
+    /// A lane of the group coordinator.
+    Coordinator(i32),
 }
 
 impl Key {
@@ -183,6 +191,7 @@ impl Key {
                     partition,
                 })
             }
+            "coordinators" => Some(Key::Coordinator(parse_decimal(rest)?)),
             _ => None,
         }
     }
@@ -204,6 +213,7 @@ impl Key {
                 topic_id,
                 partition,
             } => offset_key(group, *topic_id, *partition),
+            Key::Coordinator(lane) => coordinator_key(*lane),
         }
     }
 }

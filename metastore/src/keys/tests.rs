@@ -124,6 +124,7 @@ fn any_key() -> impl Strategy<Value = Key> {
             topic_id,
             partition
         }),
+        (0..=i32::MAX).prop_map(Key::Coordinator),
     ]
 }
 
