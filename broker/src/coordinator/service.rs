@@ -6,26 +6,26 @@
 //! fences (a successor has put its own value there), it makes a retry safe (of all copies of a transaction, late ones
 //! included, only one can find the old value), and it tells after an unknown outcome whether the transaction counts.
 
-use super::{GroupConfig, GroupReply, GroupRequest, GroupWrite, Groups, Now, Output, Record, ReplyToken, WriteId};
+mod handle;
+mod lanes;
+
+pub use handle::{inbox, CoordinatorHandle, CoordinatorInbox, GroupMessage, PendingReply};
+pub use lanes::LANES;
+
+use super::{GroupConfig, GroupReply, GroupRequest, Groups, Now, Output, Record, ReplyToken};
 use crate::runtime::Runtime;
-use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::future::{select, Either};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::types::TopicId;
 use kafscale_metastore::keys::{GROUPS_PREFIX, OFFSETS_PREFIX};
 use kafscale_metastore::operation::read_all;
-use kafscale_metastore::{Compare, Metastore, MetastoreError, Op, Txn, TXN_OPS_MAX};
+use kafscale_metastore::{Compare, Metastore, MetastoreError};
+use lanes::{lane_of, Lane};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
-
-/// Transactions on their way at once. A fixed number: a coordinator fences its predecessor lane by lane.
-pub const LANES: usize = 4;
-
-/// Bytes of one transaction, unless a single write has more: etcd refuses requests above 1.5 MiB.
-const TXN_BYTES_MAX: usize = 1 << 20;
 
 const RETRY_MIN: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -35,8 +35,6 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 pub struct ServiceConfig {
     /// Bounds of the groups.
     pub groups: GroupConfig,
-    /// Requests in the inbox before their senders wait.
-    pub inbox_capacity: usize,
     /// Writes on their way above which requests that may write are sent back to try again.
     pub writes_in_flight_max: usize,
     /// How long a write is tried while the metastore is known to be unavailable, before who waits for it hears so.
@@ -49,7 +47,6 @@ impl Default for ServiceConfig {
     fn default() -> Self {
         ServiceConfig {
             groups: GroupConfig::default(),
-            inbox_capacity: 1_024,
             writes_in_flight_max: 10_000,
             write_give_up: Duration::from_secs(5),
             expiry_interval: Duration::from_secs(600),
@@ -63,8 +60,6 @@ pub struct ServiceParts {
     pub runtime: Rc<dyn Runtime>,
     /// Where groups and offsets are.
     pub metastore: Rc<dyn Metastore>,
-    /// Start of the lanes' keys. Whoever coordinates the same groups has the same one.
-    pub lane_prefix: String,
     /// Conditions of every transaction besides the lane's own, such as "this broker is registered".
     pub fences: Vec<Compare>,
     /// Names of all topics, for the expiry of offsets that a live group no longer subscribes to.
@@ -90,50 +85,6 @@ pub enum ServiceEnd {
     },
 }
 
-/// A request with the way back.
-#[derive(Debug)]
-pub struct GroupMessage {
-    request: GroupRequest,
-    reply: oneshot::Sender<GroupReply>,
-}
-
-/// How other shards reach the coordinator.
-#[derive(Debug, Clone)]
-pub struct CoordinatorHandle {
-    inbox: async_channel::Sender<GroupMessage>,
-}
-
-/// A request that is in the coordinator's inbox.
-#[derive(Debug)]
-pub struct PendingReply {
-    reply: oneshot::Receiver<GroupReply>,
-    refusal: GroupReply,
-}
-
-impl CoordinatorHandle {
-    /// Asks, and waits for the answer.
-    pub async fn call(&self, request: GroupRequest) -> GroupReply {
-        self.submit(request).await.reply().await
-    }
-
-    /// Puts a request into the inbox, waiting for room. Requests of one sender are handled in the order in which this
-    /// returned.
-    pub async fn submit(&self, request: GroupRequest) -> PendingReply {
-        let refusal = request.refuse(ErrorCode::NOT_COORDINATOR);
-        let (sender, reply) = oneshot::channel();
-        // A closed inbox drops the sender with the message, and the reply says so.
-        let _ = self.inbox.send(GroupMessage { request, reply: sender }).await;
-        PendingReply { reply, refusal }
-    }
-}
-
-impl PendingReply {
-    /// The answer. If the coordinator ended meanwhile: the error that makes clients look for its successor.
-    pub async fn reply(self) -> GroupReply {
-        self.reply.await.unwrap_or(self.refusal)
-    }
-}
-
 /// The coordinator of one broker. All of it lives on one shard.
 pub struct CoordinatorService {
     parts: ServiceParts,
@@ -153,33 +104,6 @@ struct State {
     lanes: Vec<Lane>,
     /// The deadline that the timer task sleeps for.
     armed: Option<u64>,
-}
-
-struct Lane {
-    key: Bytes,
-    /// What the last transaction left in the key.
-    value: LaneValue,
-    queue: VecDeque<GroupWrite>,
-}
-
-/// Value of a lane's key: never the same twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct LaneValue {
-    coordinator: u128,
-    sequence: u64,
-}
-
-impl LaneValue {
-    fn encode(self) -> Bytes {
-        Bytes::from([&self.coordinator.to_be_bytes()[..], &self.sequence.to_be_bytes()].concat())
-    }
-
-    fn next(self) -> Self {
-        LaneValue {
-            sequence: self.sequence + 1,
-            ..self
-        }
-    }
 }
 
 /// A wake-up that is remembered until it is taken; many make one.
@@ -205,46 +129,28 @@ impl Wake {
     }
 }
 
-/// How a transaction ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stored {
-    Yes,
-    /// Not applied, and never will be.
-    No(ErrorCode),
-    Fenced,
-}
-
 impl CoordinatorService {
-    /// A coordinator that knows nothing yet, and the way to it. [`CoordinatorService::run`] gives it life.
-    pub fn new(parts: ServiceParts, config: ServiceConfig) -> (Rc<Self>, CoordinatorHandle) {
-        let (sender, inbox) = async_channel::bounded(config.inbox_capacity);
+    /// A coordinator that knows nothing yet. [`CoordinatorService::run`] gives it life.
+    pub fn new(parts: ServiceParts, config: ServiceConfig, inbox: CoordinatorInbox) -> Rc<Self> {
         let coordinator = u128::from(parts.runtime.random_u64()) << 64 | u128::from(parts.runtime.random_u64());
-        let lane = |lane: usize| Lane {
-            key: Bytes::from(format!("{}{lane:02}", parts.lane_prefix)),
-            value: LaneValue {
-                coordinator,
-                sequence: 0,
-            },
-            queue: VecDeque::new(),
-        };
         let state = State {
             groups: Groups::new(config.groups.clone()),
             replies: HashMap::new(),
             next_token: 0,
-            lanes: (0..LANES).map(lane).collect(),
+            lanes: (0..LANES).map(|lane| Lane::new(coordinator, lane)).collect(),
             armed: None,
         };
         let service = CoordinatorService {
             parts,
             config,
-            inbox,
+            inbox: inbox.0,
             state: RefCell::new(state),
             lane_wakes: (0..LANES).map(|_| Wake::new()).collect(),
             timer_wake: Wake::new(),
             ended: Cell::new(false),
             fenced: Cell::new(false),
         };
-        (Rc::new(service), CoordinatorHandle { inbox: sender })
+        Rc::new(service)
     }
 
     /// Takes no more requests; [`CoordinatorService::run`] ends once what was accepted is stored.
@@ -332,48 +238,6 @@ impl CoordinatorService {
         let now = self.now();
         self.state.borrow_mut().groups.recovered(now);
         Ok(())
-    }
-
-    /// From now on, no transaction of an earlier coordinator can be applied in this lane.
-    async fn claim_lane(&self, lane: usize) -> Result<(), ServiceEnd> {
-        let (key, ours) = {
-            let state = self.state.borrow();
-            (state.lanes[lane].key.clone(), state.lanes[lane].value.encode())
-        };
-        let mut pause = RETRY_MIN;
-        loop {
-            let claimed = async {
-                let found = self.parts.metastore.get(&key).await?;
-                let unchanged = match found {
-                    Some(found) if found.value == ours => return Ok(true), // An attempt whose outcome was unknown.
-                    Some(found) => Compare::Value(key.clone(), found.value),
-                    None => Compare::Absent(key.clone()),
-                };
-                let mut compares = self.parts.fences.clone();
-                compares.push(unchanged);
-                let ops = vec![put(key.clone(), ours.clone())];
-                let outcome = self.parts.metastore.txn(Txn { compares, ops }).await?;
-                Ok::<bool, MetastoreError>(outcome.succeeded)
-            };
-            match claimed.await {
-                Ok(true) => return Ok(()),
-                // The predecessor wrote meanwhile, or a fence no longer holds.
-                Ok(false) if !self.fences_hold().await => return Err(ServiceEnd::Fenced),
-                Ok(false) => {}
-                Err(error) => self.back_off(&mut pause, "claim a lane of groups", &error).await,
-            }
-        }
-    }
-
-    /// Whether the broker's own conditions hold, as far as can be told.
-    async fn fences_hold(&self) -> bool {
-        let compares = self.parts.fences.clone();
-        let nothing = Txn { compares, ops: vec![] };
-        self.parts
-            .metastore
-            .txn(nothing)
-            .await
-            .map_or(true, |outcome| outcome.succeeded)
     }
 
     async fn back_off(&self, pause: &mut Duration, doing: &str, error: &MetastoreError) {
@@ -480,104 +344,6 @@ impl CoordinatorService {
             self.handle(GroupMessage { request, reply });
         }
     }
-
-    async fn lane_loop(&self, lane: usize) {
-        while !self.ended.get() {
-            let (ids, ops) = self.take_batch(lane);
-            if ids.is_empty() {
-                self.lane_wakes[lane].wait().await;
-                continue;
-            }
-            let stored = self.store(lane, ops).await;
-            let now = self.now();
-            let mut state = self.state.borrow_mut();
-            for id in ids {
-                let out = match stored {
-                    Stored::Yes => state.groups.on_durable(now, id),
-                    Stored::No(error) => state.groups.on_write_failed(now, id, error),
-                    Stored::Fenced => Output::default(),
-                };
-                self.deliver(&mut state, out);
-            }
-            if stored == Stored::Fenced {
-                log::warn!("store groups: another coordinator has taken over");
-                self.fenced.set(true);
-                self.inbox.close();
-                return;
-            }
-        }
-    }
-
-    /// As many waiting writes as fit into one transaction. Of two writes to one key the later one counts.
-    fn take_batch(&self, lane: usize) -> (Vec<WriteId>, BTreeMap<Bytes, Op>) {
-        let mut state = self.state.borrow_mut();
-        let (mut ids, mut ops, mut bytes) = (Vec::new(), BTreeMap::new(), 0);
-        while let Some(write) = state.lanes[lane].queue.front() {
-            let write_ops: Vec<Op> = write.records.iter().map(Record::to_op).collect();
-            bytes += write_ops.iter().map(op_bytes).sum::<usize>();
-            let full = ops.len() + write_ops.len() >= TXN_OPS_MAX || bytes > TXN_BYTES_MAX;
-            if full && !ids.is_empty() {
-                break;
-            }
-            ops.extend(write_ops.into_iter().map(|op| (op_key(&op), op)));
-            ids.extend(state.lanes[lane].queue.pop_front().map(|write| write.id));
-        }
-        (ids, ops)
-    }
-
-    /// Applies one transaction exactly once.
-    async fn store(&self, lane: usize, ops: BTreeMap<Bytes, Op>) -> Stored {
-        let (key, before) = {
-            let lane = &self.state.borrow().lanes[lane];
-            (lane.key.clone(), lane.value)
-        };
-        let after = before.next();
-        let mut compares = self.parts.fences.clone();
-        compares.push(Compare::Value(key.clone(), before.encode()));
-        let mut ops: Vec<Op> = ops.into_values().collect();
-        ops.push(put(key.clone(), after.encode()));
-        let txn = Txn { compares, ops };
-        let stored = self.apply(&key, after, txn).await;
-        if stored == Stored::Yes {
-            self.state.borrow_mut().lanes[lane].value = after;
-        }
-        stored
-    }
-
-    async fn apply(&self, key: &Bytes, after: LaneValue, txn: Txn) -> Stored {
-        let started = self.parts.runtime.now();
-        let mut pause = RETRY_MIN;
-        // Once an attempt may be on its way, "unavailable" no longer means that nothing will be applied.
-        let mut may_be_applied = false;
-        loop {
-            let error = match self.parts.metastore.txn(txn.clone()).await {
-                Ok(outcome) if outcome.succeeded => return Stored::Yes,
-                Ok(_) => match self.parts.metastore.get(key).await {
-                    // An earlier attempt was applied after all.
-                    Ok(Some(found)) if found.value == after.encode() => return Stored::Yes,
-                    Ok(_) => return Stored::Fenced,
-                    Err(error) => error,
-                },
-                Err(MetastoreError::OutcomeUnknown(reason)) => {
-                    may_be_applied = true;
-                    MetastoreError::OutcomeUnknown(reason)
-                }
-                Err(error @ MetastoreError::Refused(_)) if !may_be_applied => {
-                    log::error!("store groups: {error}");
-                    return Stored::No(ErrorCode::UNKNOWN_SERVER_ERROR);
-                }
-                Err(error) => error,
-            };
-            if self.ended.get() {
-                return Stored::Fenced; // Nobody waits for the answer any more.
-            }
-            if !may_be_applied && self.parts.runtime.now() - started >= self.config.write_give_up {
-                log::warn!("store groups: {error}; giving up");
-                return Stored::No(ErrorCode::COORDINATOR_NOT_AVAILABLE);
-            }
-            self.back_off(&mut pause, "store groups", &error).await;
-        }
-    }
 }
 
 fn may_write(request: &GroupRequest) -> bool {
@@ -595,32 +361,6 @@ fn may_write(request: &GroupRequest) -> bool {
         | GroupRequest::Describe { .. }
         | GroupRequest::List { .. }
         | GroupRequest::TopicsDeleted { .. } => false,
-    }
-}
-
-/// FNV-1a: the same group has the same lane in every life of the coordinator.
-fn lane_of(group: &str) -> usize {
-    let hash = group.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    (hash % LANES as u64) as usize
-}
-
-fn put(key: Bytes, value: Bytes) -> Op {
-    let lease = None;
-    Op::Put { key, value, lease }
-}
-
-fn op_key(op: &Op) -> Bytes {
-    match op {
-        Op::Put { key, .. } | Op::Delete(key) => key.clone(),
-    }
-}
-
-fn op_bytes(op: &Op) -> usize {
-    match op {
-        Op::Put { key, value, .. } => key.len() + value.len(),
-        Op::Delete(key) => key.len(),
     }
 }
 

@@ -1,11 +1,14 @@
+use super::lanes::put;
 use super::*;
 use crate::coordinator::{Commit, CommitOffset, FetchOffsets, Join};
 use crate::runtime::Instant;
+use bytes::Bytes;
 use futures::executor::{LocalPool, LocalSpawner};
 use futures::task::LocalSpawnExt;
 use kafscale_metastore::faulty::{Call, CallFate, FaultPolicy, FaultyMetastore};
 use kafscale_metastore::keys::OffsetRecord;
 use kafscale_metastore::memory::MemoryMetastore;
+use kafscale_metastore::{Op, Txn};
 use kafscale_storage_engine::object_store::LocalFuture;
 use proptest::prelude::*;
 use std::future::Future;
@@ -88,11 +91,11 @@ impl Lab {
         let parts = ServiceParts {
             runtime: self.runtime.clone(),
             metastore,
-            lane_prefix: "/kafscale/v1/coordinators/test/".into(),
             fences,
             topic_names: Box::new(BTreeMap::new),
         };
-        let (service, handle) = CoordinatorService::new(parts, ServiceConfig::default());
+        let (handle, inbox) = inbox(1_024);
+        let service = CoordinatorService::new(parts, ServiceConfig::default(), inbox);
         let end = Rc::new(RefCell::new(None));
         let (run, noted) = (service.clone().run(), end.clone());
         self.runtime
