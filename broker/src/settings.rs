@@ -81,6 +81,10 @@ pub struct Settings {
     pub producer_id_expiration_ms: i64,
     /// Wait of a new group for more members.
     pub group_initial_rebalance_delay_ms: u64,
+    /// Shortest session timeout of a group's member.
+    pub group_min_session_timeout_ms: i32,
+    /// Longest session timeout of a group's member.
+    pub group_max_session_timeout_ms: i32,
     /// How long the offsets of an empty group are kept.
     pub offsets_retention_minutes: u64,
     /// Largest request frame.
@@ -240,6 +244,8 @@ fn settings(values: &Values, host: &Host, mistakes: &mut Vec<String>) -> Setting
         retention_bytes: values.number("retention_bytes"),
         producer_id_expiration_ms: values.number("producer_id_expiration_ms"),
         group_initial_rebalance_delay_ms: values.number("group_initial_rebalance_delay_ms"),
+        group_min_session_timeout_ms: values.number("group_min_session_timeout_ms"),
+        group_max_session_timeout_ms: values.number("group_max_session_timeout_ms"),
         offsets_retention_minutes: values.number("offsets_retention_minutes"),
         socket_request_max_bytes: values.number("socket_request_max_bytes"),
         max_connections: values.number("max_connections"),
@@ -294,6 +300,12 @@ fn check(settings: &Settings, mistakes: &mut Vec<String>) {
         mistakes.push(format!(
             "message_max_bytes ({}) must be less than socket_request_max_bytes ({}): a batch travels in a request",
             settings.message_max_bytes, settings.socket_request_max_bytes
+        ));
+    }
+    if settings.group_min_session_timeout_ms > settings.group_max_session_timeout_ms {
+        mistakes.push(format!(
+            "group_min_session_timeout_ms ({}) must not be above group_max_session_timeout_ms ({})",
+            settings.group_min_session_timeout_ms, settings.group_max_session_timeout_ms
         ));
     }
     let part = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);

@@ -177,6 +177,13 @@ pub const TABLE: &[Spec] = &[
         number(0, 300_000, "ms"), Some("0"),
         "How long a new group waits for more members before its first rebalance. With many consumers that start \
          together, 3000 saves rebalances."),
+    spec("group_min_session_timeout_ms", "KAFSCALE_GROUP_MIN_SESSION_TIMEOUT_MS",
+        number(1, i32::MAX as i64, "ms"), Some("6000"),
+        "Shortest session timeout that a member may ask for. Shorter ones find dead members sooner and mistake slow \
+         ones for dead."),
+    spec("group_max_session_timeout_ms", "KAFSCALE_GROUP_MAX_SESSION_TIMEOUT_MS",
+        number(1, i32::MAX as i64, "ms"), Some("1800000"),
+        "Longest session timeout that a member may ask for: so long a dead member may keep its partitions."),
     spec("offsets_retention_minutes", "KAFSCALE_OFFSETS_RETENTION_MINUTES",
         number(1, i32::MAX as i64, "minutes"), Some("10080"),
         "How long the offsets of a group without members are kept."),

@@ -92,7 +92,9 @@ fn every_setting_can_be_given_in_every_way() {
                 match way {
                     Ok((_, changed)) => assert!(changed[0].starts_with(&format!("{} = {value}", spec.name))),
                     // The extremes of a few contradict the defaults of others.
-                    Err(error) => assert!(error.contains("socket_request_max_bytes") || error.contains("shards")),
+                    Err(error) => assert!(["socket_request_max_bytes", "shards", "session_timeout"]
+                        .iter()
+                        .any(|name| error.contains(name))),
                 }
             }
         }
@@ -231,6 +233,8 @@ fn contradictory_settings_are_refused() {
     );
     let large = ["--message-max-bytes", "2048", "--socket-request-max-bytes", "2048"];
     refused(load(&large, &[]), "must be less than socket_request_max_bytes");
+    let longer = ["--group-min-session-timeout-ms=2000000"];
+    refused(load(&longer, &[]), "must not be above group_max_session_timeout_ms");
     refused(load(&["--namespace", "a/b"], &[]), "is no key part");
     refused(load(&["--namespace", "_wal"], &[]), "is no key part");
     refused(
