@@ -41,12 +41,16 @@ pub enum ConnectionError {
     Encode(#[from] kafscale_codec::wire::EncodeError),
 }
 
-/// Serves a connection until the client closes it or breaks the protocol.
-pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(node: Rc<Node>, stream: S) -> Result<(), ConnectionError> {
+/// Serves a connection until the client closes it or breaks the protocol. `client_host` says where the client is.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    node: Rc<Node>,
+    client_host: Rc<str>,
+    stream: S,
+) -> Result<(), ConnectionError> {
     let (reader, writer) = stream.split();
     let limit = node.config.requests_in_flight_max;
     let (replies, pending) = async_channel::bounded::<Reply>(limit);
-    let read = pin!(read_requests(&node, reader, replies));
+    let read = pin!(read_requests(&node, &client_host, reader, replies));
     let write = pin!(write_replies(writer, pending, limit));
     match select(read, write).await {
         // The client has said all it wants to: what is under way is still answered.
@@ -58,6 +62,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(node: Rc<Node>, stream: S)
 
 async fn read_requests(
     node: &Rc<Node>,
+    client_host: &Rc<str>,
     mut reader: impl AsyncRead + Unpin,
     replies: async_channel::Sender<Reply>,
 ) -> Result<(), ConnectionError> {
@@ -65,7 +70,7 @@ async fn read_requests(
     loop {
         while let Some(frame) = frames.next_frame()? {
             let permit = node.budget.take(frame.len()).await;
-            let reply = handlers::dispatch(node, frame, permit).await?;
+            let reply = handlers::dispatch(node, client_host, frame, permit).await?;
             if replies.send(reply).await.is_err() {
                 return Ok(());
             }

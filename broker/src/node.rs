@@ -2,6 +2,7 @@
 
 use crate::budget::ByteBudget;
 use crate::cluster::image::{ClusterImage, Leader, TopicImage};
+use crate::coordinator::service::CoordinatorHandle;
 use crate::mailbox::{Inbox, ShardRequest};
 use crate::runtime::Runtime;
 use crate::shard::Shard;
@@ -40,6 +41,8 @@ pub struct Node {
     pub shard: Rc<Shard>,
     /// All shards, by number.
     pub inboxes: Vec<Inbox>,
+    /// The way to the group coordinator.
+    pub coordinator: CoordinatorHandle,
     /// Time and tasks.
     pub runtime: Rc<dyn Runtime>,
     /// The metastore.

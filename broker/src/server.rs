@@ -4,6 +4,8 @@ use crate::budget::ByteBudget;
 use crate::cluster::membership::Membership;
 use crate::cluster::reconciler::Reconciler;
 use crate::connection;
+use crate::coordinator::host::{service_config, CoordinatorHost, GROUP_REQUESTS_MAX};
+use crate::coordinator::service::{inbox as coordinator_inbox, CoordinatorHandle, CoordinatorInbox, ServiceEnd};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::executors::{self, ExecutorError, ExecutorOptions, ShardResult};
 use crate::http::{HttpServer, Phase, Readiness};
@@ -19,6 +21,7 @@ use crate::settings::Settings;
 use crate::shard::{Shard, ShardConfig};
 use crate::shutdown::Shutdown;
 use futures::channel::oneshot;
+use futures::future::{select, Either};
 use kafscale_metastore::embedded::{EmbeddedMetastore, OpenError};
 use kafscale_metastore::keys::{BrokerRecord, ClusterRecord};
 use kafscale_metastore::operation::OperationError;
@@ -30,6 +33,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -104,6 +108,7 @@ struct Parts {
     broker: BrokerRecord,
     cluster_id: String,
     inboxes: Vec<Inbox>,
+    coordinator: CoordinatorHandle,
     snapshots: Vec<async_channel::Sender<SnapshotRequest>>,
     readiness: Readiness,
     shutdown: Shutdown,
@@ -119,6 +124,8 @@ struct Seat {
     direct: Option<BoundListener>,
     /// The first shard's.
     http: Option<BoundListener>,
+    /// The first shard's.
+    coordinator: Option<CoordinatorInbox>,
 }
 
 /// Serves until `shutdown` is requested and everything accepted is answered.
@@ -149,6 +156,8 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
     let mut http = bind_for_shards(settings.metrics_addr, 1)
         .map_err(ServeError::Listen)?
         .pop();
+    let (coordinator, coordinator_inbox) = coordinator_inbox(GROUP_REQUESTS_MAX);
+    let mut coordinator_inbox = Some(coordinator_inbox);
     let (snapshots, snapshot_receivers) = snapshot_channels(settings.shards);
     let seats = receivers
         .into_iter()
@@ -162,6 +171,7 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
                 snapshots,
                 direct,
                 http: http.take(),
+                coordinator: coordinator_inbox.take(),
             })
         })
         .collect();
@@ -178,6 +188,7 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
         broker,
         cluster_id,
         inboxes,
+        coordinator,
         snapshots,
         readiness: Readiness::default(),
         shutdown: shutdown.clone(),
@@ -260,6 +271,7 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
         snapshots,
         direct,
         http,
+        coordinator,
     } = seat.ok_or("there are more executors than shards")?;
     let settings = &parts.settings;
     let runtime: Rc<dyn Runtime> = GlommioRuntime::new();
@@ -298,6 +310,8 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
         let reconciler = Reconciler::new(shard.clone(), RECONCILE_INTERVAL);
         runtime.spawn("reconcile", Box::pin(reconciler.run()));
     }
+    let coordinator = coordinator
+        .map(|inbox| CoordinatorHost::start(&shard, &runtime, metastore.clone(), service_config(settings), inbox));
     let node = Rc::new(Node {
         config: NodeConfig {
             broker_id: settings.broker_id,
@@ -310,6 +324,7 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
         },
         shard: shard.clone(),
         inboxes: parts.inboxes.clone(),
+        coordinator: parts.coordinator.clone(),
         runtime: runtime.clone(),
         metastore,
         budget: ByteBudget::new(REQUEST_BUDGET_BYTES),
@@ -335,26 +350,29 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
             Box::pin(async move { accept(direct, accepted_from, per_shard).await }),
         );
     }
-    if number == 0 {
-        announce(
-            &node,
-            listener.local_addr(),
-            Duration::from_secs(settings.startup_timeout_sec),
-        )
-        .await;
-        parts.readiness.set(Phase::Serving);
-    }
-
-    parts.shutdown.requested().await;
+    let failed = match &coordinator {
+        Some(coordinator) => serve_until_the_end(&parts, &node, listener.local_addr(), coordinator).await,
+        None => {
+            parts.shutdown.requested().await;
+            None
+        }
+    };
     parts.readiness.set(Phase::Draining);
     listener.close();
     if let Some(direct) = direct {
         direct.close();
     }
+    if let Some(coordinator) = &coordinator {
+        coordinator.stop();
+    }
     let (reply, drained) = oneshot::channel();
     shard.handle(ShardRequest::Drain(reply));
     // An error would mean that the shard has stopped already.
     let _ = drained.await;
+    if let (Some(coordinator), None) = (&coordinator, &failed) {
+        // Who waits in a group has been answered then.
+        coordinator.ended().await;
+    }
     if let Some(membership) = membership {
         membership.stop();
     }
@@ -363,7 +381,34 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
         http.close();
     }
     shard.stop();
-    Ok(())
+    match failed {
+        Some(end) => Err(format!("group coordinator: {end}").into()),
+        None => Ok(()),
+    }
+}
+
+/// Serves until the end is asked for. If the coordinator ends before, it asks itself and says why: a broker whose groups
+/// nobody serves would look healthy.
+async fn serve_until_the_end(
+    parts: &Parts,
+    node: &Rc<Node>,
+    address: SocketAddr,
+    coordinator: &CoordinatorHost,
+) -> Option<ServiceEnd> {
+    let limit = Duration::from_secs(parts.settings.startup_timeout_sec);
+    let serve = pin!(async {
+        coordinator.loaded().await;
+        announce(node, address, limit).await;
+        parts.readiness.set(Phase::Serving);
+        parts.shutdown.requested().await;
+    });
+    match select(serve, pin!(coordinator.ended())).await {
+        Either::Left(_) => None,
+        Either::Right((end, _)) => {
+            parts.shutdown.request();
+            Some(end)
+        }
+    }
 }
 
 fn shard_config(parts: &Parts, number: usize) -> ShardConfig {
@@ -432,10 +477,14 @@ async fn accept(listener: Rc<ShardListener>, node: Rc<Node>, connections_max: us
         metrics.connections_accepted.add(1);
         metrics.connections.add(1);
         let (node, open) = (node.clone(), open.clone());
+        // A client that is gone already has no address, and no request either.
+        let host = stream
+            .peer_addr()
+            .map_or_else(|_| "".into(), |peer| format!("/{}", peer.ip()).into());
         node.runtime.clone().spawn(
             "connection",
             Box::pin(async move {
-                if let Err(error) = connection::serve(node, stream).await {
+                if let Err(error) = connection::serve(node, host, stream).await {
                     log::debug!("connection ends: {error}");
                 }
                 open.set(open.get() - 1);

@@ -9,6 +9,7 @@
 mod api;
 mod classic;
 mod group;
+pub mod host;
 mod ledger;
 mod offsets;
 mod record;
@@ -31,6 +32,7 @@ use kafscale_codec::types::TopicId;
 use kafscale_metastore::keys::OffsetRecord;
 use ledger::{After, Decided, Ledger};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::rc::Rc;
 
 /// What is stored of one group.
@@ -167,6 +169,20 @@ impl Groups {
     /// Writes that are not decided.
     pub fn writes_in_flight(&self) -> usize {
         self.ledger.len()
+    }
+
+    /// Topics for which any group has an offset.
+    pub fn topics_with_offsets(&self) -> BTreeSet<TopicId> {
+        let mut topics = BTreeSet::new();
+        for group in self.groups.values() {
+            let mut next = group.offsets.keys().next();
+            while let Some((id, _)) = next {
+                topics.insert(*id);
+                let after = (Bound::Excluded((*id, i32::MAX)), Bound::Unbounded);
+                next = group.offsets.range(after).next().map(|(key, _)| key);
+            }
+        }
+        topics
     }
 
     /// What is stored, as far as this coordinator knows.

@@ -18,8 +18,8 @@ use futures::channel::oneshot;
 use futures::future::{select, Either};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::types::TopicId;
-use kafscale_metastore::keys::{GROUPS_PREFIX, OFFSETS_PREFIX};
-use kafscale_metastore::operation::read_all;
+use kafscale_metastore::keys::{TopicRecord, GROUPS_PREFIX, OFFSETS_PREFIX, TOPICS_PREFIX};
+use kafscale_metastore::operation::{read_all, OperationError};
 use kafscale_metastore::{Compare, Metastore, MetastoreError};
 use lanes::{lane_of, Lane};
 use std::cell::{Cell, RefCell};
@@ -93,6 +93,9 @@ pub struct CoordinatorService {
     state: RefCell<State>,
     lane_wakes: Vec<Wake>,
     timer_wake: Wake,
+    /// Closed once the groups are loaded.
+    loaded: async_channel::Receiver<()>,
+    loading: async_channel::Sender<()>,
     ended: Cell<bool>,
     fenced: Cell<bool>,
 }
@@ -140,8 +143,11 @@ impl CoordinatorService {
             lanes: (0..LANES).map(|lane| Lane::new(coordinator, lane)).collect(),
             armed: None,
         };
+        let (loading, loaded) = async_channel::bounded(1);
         let service = CoordinatorService {
             parts,
+            loaded,
+            loading,
             config,
             inbox: inbox.0,
             state: RefCell::new(state),
@@ -151,6 +157,45 @@ impl CoordinatorService {
             fenced: Cell::new(false),
         };
         Rc::new(service)
+    }
+
+    /// Completes once the groups are loaded, or cannot be.
+    pub async fn loaded(&self) {
+        // Nothing is ever sent: the channel closes.
+        let _ = self.loaded.recv().await;
+    }
+
+    /// Whether [`CoordinatorService::run`] has ended.
+    pub fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// Drops the offsets of topics that no longer exist. `is_known` spares topics that surely do; of the others the
+    /// metastore is asked, since a picture of the cluster may be older than a commit.
+    ///
+    /// # Errors
+    /// If the metastore does not list the topics, or one cannot be read: nothing is dropped then.
+    pub async fn forget_deleted_topics(&self, is_known: impl Fn(TopicId) -> bool) -> Result<(), OperationError> {
+        let mut topic_ids = self.state.borrow().groups.topics_with_offsets();
+        topic_ids.retain(|id| !is_known(*id));
+        if topic_ids.is_empty() || self.ended.get() {
+            return Ok(());
+        }
+        for item in read_all(&*self.parts.metastore, TOPICS_PREFIX).await?.items {
+            let topic = TopicRecord::decode(&item.value).map_err(|source| OperationError::Record {
+                key: String::from_utf8_lossy(&item.key).into_owned(),
+                source,
+            })?;
+            topic_ids.remove(&topic.topic_id);
+        }
+        let topic_ids: Vec<TopicId> = topic_ids.into_iter().collect();
+        if !topic_ids.is_empty() && !self.ended.get() {
+            log::info!("offsets of {} deleted topics go", topic_ids.len());
+            let (reply, _) = oneshot::channel();
+            let request = GroupRequest::TopicsDeleted { topic_ids };
+            self.handle(GroupMessage { request, reply });
+        }
+        Ok(())
     }
 
     /// Takes no more requests; [`CoordinatorService::run`] ends once what was accepted is stored.
@@ -171,6 +216,7 @@ impl CoordinatorService {
                 self.spawn("group-timers", async move { service.timer_loop().await });
                 let service = self.clone();
                 self.spawn("offset-expiry", async move { service.expiry_loop().await });
+                self.loading.close();
                 self.serve().await
             }
             Err(end) => end,
@@ -180,6 +226,7 @@ impl CoordinatorService {
             drop(message); // Its sender hears that this is no coordinator.
         }
         self.ended.set(true);
+        self.loading.close();
         self.lane_wakes.iter().for_each(Wake::wake);
         self.timer_wake.wake();
         self.state.borrow_mut().replies.clear();

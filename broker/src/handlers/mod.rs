@@ -2,8 +2,11 @@
 
 mod cluster;
 mod fetch;
+mod find_coordinator;
+mod groups;
 mod list_offsets;
 mod metadata;
+mod offsets;
 mod produce;
 mod topics;
 
@@ -27,6 +30,8 @@ pub type Reply = LocalFuture<'static, Result<Option<BufferList>, ConnectionError
 pub(crate) struct Context {
     node: Rc<Node>,
     header: RequestHeader,
+    /// Where the client is, as Kafka writes it: `/127.0.0.1`.
+    client_host: Rc<str>,
     /// Returned when the response is built: what is under way is bounded by it.
     permit: Permit,
     received: Instant,
@@ -49,6 +54,7 @@ impl Context {
             header,
             permit,
             received,
+            client_host: _,
         } = self;
         Box::pin(async move {
             let response = response.await;
@@ -62,7 +68,12 @@ impl Context {
 }
 
 /// First stage: reads the request and puts it in its place. Returns when its order is decided.
-pub async fn dispatch(node: &Rc<Node>, frame: Bytes, permit: Permit) -> Result<Reply, ConnectionError> {
+pub async fn dispatch(
+    node: &Rc<Node>,
+    client_host: &Rc<str>,
+    frame: Bytes,
+    permit: Permit,
+) -> Result<Reply, ConnectionError> {
     let mut reader = Reader::new(frame);
     let header = decode_request_header(&mut reader)?;
     let version = header.api_version;
@@ -78,6 +89,7 @@ pub async fn dispatch(node: &Rc<Node>, frame: Bytes, permit: Permit) -> Result<R
     let context = Context {
         node: node.clone(),
         header,
+        client_host: client_host.clone(),
         permit,
         received: node.runtime.now(),
     };
@@ -92,6 +104,16 @@ pub async fn dispatch(node: &Rc<Node>, frame: Bytes, permit: Permit) -> Result<R
         ApiKey::CreateTopics => topics::create(context, Message::decode(body, version)?),
         ApiKey::DeleteTopics => topics::delete(context, Message::decode(body, version)?),
         ApiKey::InitProducerId => cluster::init_producer_id(context, Message::decode(body, version)?),
+        ApiKey::FindCoordinator => find_coordinator::handle(context, Message::decode(body, version)?),
+        ApiKey::JoinGroup => groups::join(context, Message::decode(body, version)?).await,
+        ApiKey::SyncGroup => groups::sync(context, Message::decode(body, version)?).await,
+        ApiKey::Heartbeat => groups::heartbeat(context, Message::decode(body, version)?).await,
+        ApiKey::LeaveGroup => groups::leave(context, Message::decode(body, version)?).await,
+        ApiKey::DescribeGroups => groups::describe(context, Message::decode(body, version)?).await,
+        ApiKey::ListGroups => groups::list(context, Message::decode(body, version)?).await,
+        ApiKey::DeleteGroups => groups::delete(context, Message::decode(body, version)?).await,
+        ApiKey::OffsetCommit => offsets::commit(context, Message::decode(body, version)?).await,
+        ApiKey::OffsetFetch => offsets::fetch(context, Message::decode(body, version)?).await,
         // The table lists an API only together with its handler; a test walks the table.
         _ => refuse(&context.header),
     })

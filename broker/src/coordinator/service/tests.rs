@@ -8,6 +8,7 @@ use futures::task::LocalSpawnExt;
 use kafscale_metastore::faulty::{Call, CallFate, FaultPolicy, FaultyMetastore};
 use kafscale_metastore::keys::OffsetRecord;
 use kafscale_metastore::memory::MemoryMetastore;
+use kafscale_metastore::topics::{create_topic, delete_topic, NewTopic};
 use kafscale_metastore::{Op, Txn};
 use kafscale_storage_engine::object_store::LocalFuture;
 use proptest::prelude::*;
@@ -462,6 +463,37 @@ fn offsets_expire_without_being_asked_for() {
     assert!(lab.stored("g").is_some());
     lab.sleep(Duration::from_secs(2400));
     assert_eq!(lab.stored("g"), None);
+}
+
+#[test]
+fn offsets_go_with_their_topic_and_only_if_the_metastore_says_that_it_is_gone() {
+    let mut lab = Lab::new(1);
+    let topic = NewTopic {
+        name: "t".into(),
+        topic_id: TOPIC,
+        partitions: 1,
+        configs: BTreeMap::new(),
+        created_ms: 0,
+    };
+    let store = lab.store.clone();
+    let created = lab.run(async move { create_topic(&store, &topic).await.unwrap() });
+    let running = lab.start(Rc::new(lab.store.clone()));
+    lab.run(call(running.handle.clone(), commit("g", 5)));
+    let forget = |lab: &mut Lab, known: bool| {
+        let service = running.service.clone();
+        lab.run(async move { service.forget_deleted_topics(|_| known).await.unwrap() });
+        lab.sleep(Duration::from_millis(50));
+        lab.stored("g").map(|offset| offset.offset)
+    };
+    assert_eq!(
+        forget(&mut lab, false),
+        Some(5),
+        "a picture may be older than the topic"
+    );
+    let store = lab.store.clone();
+    lab.run(async move { delete_topic(&store, "t", &created, 0).await.unwrap() });
+    assert_eq!(forget(&mut lab, true), Some(5));
+    assert_eq!(forget(&mut lab, false), None);
 }
 
 proptest! {

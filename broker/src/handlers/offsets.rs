@@ -1,0 +1,193 @@
+//! OffsetCommit 0–9 and OffsetFetch 0–9: names become topic ids here, since offsets belong to a topic and not to its name.
+
+use super::groups::mismatch;
+use super::{Context, Reply};
+use crate::cluster::image::ClusterImage;
+use crate::coordinator::{Commit, CommitOffset, FetchOffsets, GroupReply, GroupRequest};
+use kafscale_codec::error_code::ErrorCode;
+use kafscale_codec::messages::*;
+use kafscale_codec::types::TopicId;
+use kafscale_metastore::keys::OffsetRecord;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// First version of OffsetFetch with an error of the whole request.
+const FETCH_WITH_ERROR: i16 = 2;
+
+/// First version of OffsetFetch that asks for several groups.
+const FETCH_OF_MANY: i16 = 8;
+
+pub(super) async fn commit(context: Context, request: OffsetCommitRequest) -> Reply {
+    let image = context.node.image();
+    let mut offsets = Vec::new();
+    let mut places = Vec::new();
+    let mut response = OffsetCommitResponse::default();
+    for (topic_at, topic) in request.topics.into_iter().enumerate() {
+        let found = image.topics.get(&topic.name);
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for (at, asked) in topic.partitions.into_iter().enumerate() {
+            let index = asked.partition_index;
+            let known = found.filter(|found| (0..found.record.partitions as i32).contains(&index));
+            let mut error_code = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
+            if let Some(found) = known {
+                error_code = ErrorCode::NONE;
+                places.push((topic_at, at));
+                offsets.push(CommitOffset {
+                    topic_id: found.record.topic_id,
+                    partition: index,
+                    offset: asked.committed_offset,
+                    leader_epoch: asked.committed_leader_epoch,
+                    metadata: asked.committed_metadata.unwrap_or_default(),
+                });
+            }
+            partitions.push(OffsetCommitResponsePartition {
+                partition_index: index,
+                error_code,
+            });
+        }
+        let name = topic.name;
+        response.topics.push(OffsetCommitResponseTopic { name, partitions });
+    }
+    let commit = GroupRequest::Commit(Commit {
+        group_id: request.group_id,
+        generation_id: request.generation_id_or_member_epoch,
+        member_id: request.member_id,
+        group_instance_id: request.group_instance_id,
+        retention_time_ms: request.retention_time_ms,
+        offsets,
+    });
+    let pending = context.node.coordinator.submit(commit).await;
+    context.later(async move {
+        let codes = match pending.reply().await {
+            GroupReply::Commit(codes) => codes,
+            other => mismatch(&other),
+        };
+        assert_eq!(codes.len(), places.len(), "one code for each offset");
+        for ((topic, partition), code) in places.into_iter().zip(codes) {
+            response.topics[topic].partitions[partition].error_code = code;
+        }
+        response
+    })
+}
+
+pub(super) async fn fetch(context: Context, request: OffsetFetchRequest) -> Reply {
+    let version = context.version();
+    let image = context.node.image();
+    let groups = if version >= FETCH_OF_MANY {
+        request.groups
+    } else {
+        vec![OffsetFetchRequestGroup {
+            group_id: request.group_id,
+            topics: request.topics,
+            ..Default::default()
+        }]
+    };
+    let mut pending = Vec::with_capacity(groups.len());
+    for group in groups {
+        let partitions = group.topics.as_ref().map(|topics| known_partitions(&image, topics));
+        let fetch = GroupRequest::FetchOffsets(FetchOffsets {
+            group_id: group.group_id.clone(),
+            partitions,
+        });
+        pending.push((group, context.node.coordinator.submit(fetch).await));
+    }
+    context.later(async move {
+        let mut groups = Vec::with_capacity(pending.len());
+        for (group, pending) in pending {
+            groups.push(match pending.reply().await {
+                GroupReply::Offsets { error, offsets } => answer(&image, group, error, offsets),
+                other => mismatch(&other),
+            });
+        }
+        if version >= FETCH_OF_MANY {
+            return OffsetFetchResponse {
+                groups,
+                ..Default::default()
+            };
+        }
+        let OffsetFetchResponseGroup {
+            mut topics, error_code, ..
+        } = groups.pop().expect("one group was asked for");
+        if version < FETCH_WITH_ERROR && error_code != ErrorCode::NONE {
+            let partitions = topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+            partitions.for_each(|partition| partition.error_code = error_code);
+        }
+        OffsetFetchResponse {
+            topics,
+            error_code,
+            ..Default::default()
+        }
+    })
+}
+
+/// The partitions that the coordinator may know something of.
+fn known_partitions(image: &ClusterImage, topics: &[OffsetFetchRequestTopic]) -> Vec<(TopicId, i32)> {
+    let found = topics
+        .iter()
+        .filter_map(|topic| Some((image.topics.get(&topic.name)?.record.topic_id, topic)));
+    found
+        .flat_map(|(id, topic)| topic.partition_indexes.iter().map(move |index| (id, *index)))
+        .collect()
+}
+
+/// What was committed, in the request's order; all there is, if the request names nothing.
+fn answer(
+    image: &Arc<ClusterImage>,
+    asked: OffsetFetchRequestGroup,
+    error_code: ErrorCode,
+    offsets: Vec<(TopicId, i32, Option<OffsetRecord>)>,
+) -> OffsetFetchResponseGroup {
+    let topics = match asked.topics {
+        None => all(image, offsets),
+        Some(topics) => {
+            let found: BTreeMap<(TopicId, i32), OffsetRecord> = offsets
+                .into_iter()
+                .filter_map(|(id, partition, offset)| Some(((id, partition), offset?)))
+                .collect();
+            topics
+                .into_iter()
+                .map(|topic| {
+                    let id = image.topics.get(&topic.name).map(|topic| topic.record.topic_id);
+                    let offset_of = |index| found.get(&(id?, index));
+                    let partitions = topic.partition_indexes.into_iter();
+                    let partitions = partitions.map(|index| committed(index, offset_of(index)));
+                    OffsetFetchResponseTopic {
+                        partitions: partitions.collect(),
+                        name: topic.name,
+                    }
+                })
+                .collect()
+        }
+    };
+    OffsetFetchResponseGroup {
+        group_id: asked.group_id,
+        topics,
+        error_code,
+    }
+}
+
+/// Offsets of topics that are gone have no name to be listed under.
+fn all(image: &ClusterImage, offsets: Vec<(TopicId, i32, Option<OffsetRecord>)>) -> Vec<OffsetFetchResponseTopic> {
+    let mut topics: BTreeMap<&str, OffsetFetchResponseTopic> = BTreeMap::new();
+    for (id, partition, offset) in offsets {
+        if let Some(name) = image.names.get(&id) {
+            let topic = topics.entry(name).or_insert_with(|| OffsetFetchResponseTopic {
+                name: name.clone(),
+                ..Default::default()
+            });
+            topic.partitions.push(committed(partition, offset.as_ref()));
+        }
+    }
+    topics.into_values().collect()
+}
+
+/// −1 where nothing was committed: a consumer then follows its own `auto.offset.reset`.
+fn committed(partition_index: i32, offset: Option<&OffsetRecord>) -> OffsetFetchResponsePartition {
+    OffsetFetchResponsePartition {
+        partition_index,
+        committed_offset: offset.map_or(-1, |offset| offset.offset),
+        committed_leader_epoch: offset.map_or(-1, |offset| offset.leader_epoch),
+        metadata: Some(offset.map(|offset| offset.metadata.clone()).unwrap_or_default()),
+        error_code: ErrorCode::NONE,
+    }
+}
