@@ -123,17 +123,20 @@ impl Client {
     }
 
     pub fn create_topic(&mut self, name: &str, partitions: i32) {
-        let request = CreateTopicsRequest {
-            topics: vec![CreatableTopic {
-                name: name.into(),
-                num_partitions: partitions,
-                replication_factor: 1,
-                ..Default::default()
-            }],
-            timeout_ms: 10_000,
-            ..Default::default()
-        };
-        let response = self.call(5, &request);
+        let response = self.call(5, &topic_request(name, partitions));
         assert_eq!(response.topics[0].error_code.0, 0, "{response:?}");
+    }
+}
+
+pub fn topic_request(name: &str, partitions: i32) -> CreateTopicsRequest {
+    CreateTopicsRequest {
+        topics: vec![CreatableTopic {
+            name: name.into(),
+            num_partitions: partitions,
+            replication_factor: 1,
+            ..Default::default()
+        }],
+        timeout_ms: 10_000,
+        ..Default::default()
     }
 }

@@ -3,7 +3,7 @@
 mod client;
 
 use bytes::Bytes;
-use client::{Broker, Client, PATIENCE};
+use client::{topic_request, Broker, Client, PATIENCE};
 use kafscale_codec::api::served;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
@@ -120,17 +120,28 @@ fn offsets(group: &OffsetFetchResponseGroup) -> Vec<(i32, i64)> {
         .collect()
 }
 
+fn has_topic(client: &mut Client, name: &str) -> bool {
+    let all = MetadataRequest {
+        topics: None,
+        ..Default::default()
+    };
+    let topics = client.call(9, &all).topics;
+    topics.iter().any(|topic| topic.name.as_deref() == Some(name))
+}
+
 /// Two members in one group, the leader first, both with their assignments.
 fn two_members(broker: &Broker) -> [(Client, JoinGroupResponse); 2] {
     let (mut a, mut b) = (broker.connect(), broker.connect());
     let (a_id, b_id) = (member_id(&mut a), member_id(&mut b));
-    a.send(JOIN, &join(&a_id));
+    let alone = a.call(JOIN, &join(&a_id));
+    assert_eq!((alone.error_code, alone.members.len()), (ErrorCode::NONE, 1));
     b.send(JOIN, &join(&b_id));
-    let (_, mut a_joined) = a.receive::<JoinGroupRequest>(JOIN);
-    if a_joined.members.len() < 2 {
-        // The first generation did not wait for the second member.
-        a_joined = a.call(JOIN, &join(&a_id));
+    // The two connections may be on different shards: only the heartbeat tells that the second member has arrived.
+    let until = Instant::now() + PATIENCE;
+    while heartbeat(&mut a, &alone) != ErrorCode::REBALANCE_IN_PROGRESS {
+        assert!(Instant::now() < until, "the second member does not arrive");
     }
+    let a_joined = a.call(JOIN, &join(&a_id));
     let (_, b_joined) = b.receive::<JoinGroupRequest>(JOIN);
     assert_eq!(
         (a_joined.error_code, b_joined.error_code),
@@ -194,7 +205,7 @@ fn a_member_that_waits_holds_up_nobody_and_keeps_its_connection_in_order() {
     let mut c = broker.connect();
     let c_id = member_id(&mut c);
     let waiting = c.send(JOIN, &join(&c_id));
-    let behind = c.send(0, &ApiVersionsRequest::default());
+    let behind = c.send(5, &topic_request("behind", 1));
     let mut connections: Vec<Client> = (0..8).map(|_| broker.connect()).collect();
     for other in &mut connections {
         assert_eq!(
@@ -202,6 +213,14 @@ fn a_member_that_waits_holds_up_nobody_and_keeps_its_connection_in_order() {
             ErrorCode::NONE
         );
         assert_eq!(offsets(&fetch(other, &["g"], Some(("t", &[0])))[0]), [(0, -1)]);
+    }
+    let until = Instant::now() + PATIENCE;
+    while !has_topic(&mut connections[0], "behind") {
+        assert!(
+            Instant::now() < until,
+            "the request behind the one that waits is not executed"
+        );
+        std::thread::sleep(Duration::from_millis(10));
     }
     assert!(
         c.is_silent_for(Duration::from_millis(300)),
@@ -230,7 +249,7 @@ fn a_member_that_waits_holds_up_nobody_and_keeps_its_connection_in_order() {
         (id, joined.error_code, &joined.leader),
         (waiting, ErrorCode::NONE, &c_id)
     );
-    assert_eq!(c.receive::<ApiVersionsRequest>(0).0, behind);
+    assert_eq!(c.receive::<CreateTopicsRequest>(5).0, behind);
 }
 
 #[test]
