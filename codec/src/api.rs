@@ -116,6 +116,7 @@ pub const SERVED: &[ServedApi] = &[
     served_api(ApiKey::DeleteTopics, 0, 6, "By name or by id."),
     served_api(ApiKey::InitProducerId, 0, 5, "Idempotent producers; a transactional id is refused."),
     served_api(ApiKey::DeleteGroups, 0, 2, "A group with members is refused with NON_EMPTY_GROUP."),
+    served_api(ApiKey::OffsetDelete, 0, 0, "Offsets of a topic that the group subscribes to are refused with GROUP_SUBSCRIBED_TO_TOPIC."),
     served_api(ApiKey::DescribeCluster, 0, 2, ""),
 ];
 

@@ -114,6 +114,7 @@ pub async fn dispatch(
         ApiKey::DeleteGroups => groups::delete(context, Message::decode(body, version)?).await,
         ApiKey::OffsetCommit => offsets::commit(context, Message::decode(body, version)?).await,
         ApiKey::OffsetFetch => offsets::fetch(context, Message::decode(body, version)?).await,
+        ApiKey::OffsetDelete => offsets::delete(context, Message::decode(body, version)?).await,
         // The table lists an API only together with its handler; a test walks the table.
         _ => refuse(&context.header),
     })

@@ -1,9 +1,9 @@
-//! OffsetCommit 0–9 and OffsetFetch 0–9: names become topic ids here, since offsets belong to a topic and not to its name.
+//! OffsetCommit 0–9, OffsetFetch 0–9, OffsetDelete 0: names become topic ids here, since offsets belong to a topic and not to its name.
 
 use super::groups::mismatch;
 use super::{Context, Reply};
 use crate::cluster::image::ClusterImage;
-use crate::coordinator::{Commit, CommitOffset, FetchOffsets, GroupReply, GroupRequest};
+use crate::coordinator::{Commit, CommitOffset, DeleteOffsets, FetchOffsets, GroupReply, GroupRequest};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
 use kafscale_codec::types::TopicId;
@@ -117,6 +117,59 @@ pub(super) async fn fetch(context: Context, request: OffsetFetchRequest) -> Repl
             error_code,
             ..Default::default()
         }
+    })
+}
+
+pub(super) async fn delete(context: Context, request: OffsetDeleteRequest) -> Reply {
+    if !context.node.config.allow_admin_apis {
+        return context.ready(OffsetDeleteResponse {
+            error_code: ErrorCode::GROUP_AUTHORIZATION_FAILED,
+            ..Default::default()
+        });
+    }
+    let image = context.node.image();
+    let mut wanted = Vec::new();
+    let mut places = Vec::new();
+    let mut response = OffsetDeleteResponse::default();
+    for (topic_at, topic) in request.topics.into_iter().enumerate() {
+        let id = image.topics.get(&topic.name).map(|topic| topic.record.topic_id);
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for (at, OffsetDeleteRequestPartition { partition_index }) in topic.partitions.into_iter().enumerate() {
+            let mut error_code = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
+            if let Some(id) = id {
+                error_code = ErrorCode::NONE;
+                places.push((topic_at, at));
+                wanted.push((topic.name.clone(), id, partition_index));
+            }
+            partitions.push(OffsetDeleteResponsePartition {
+                partition_index,
+                error_code,
+            });
+        }
+        let name = topic.name;
+        response.topics.push(OffsetDeleteResponseTopic { name, partitions });
+    }
+    let delete = GroupRequest::DeleteOffsets(DeleteOffsets {
+        group_id: request.group_id,
+        partitions: wanted,
+    });
+    let pending = context.node.coordinator.submit(delete).await;
+    context.later(async move {
+        let (error, codes) = match pending.reply().await {
+            GroupReply::DeleteOffsets { error, partitions } => (error, partitions),
+            other => mismatch(&other),
+        };
+        if error != ErrorCode::NONE {
+            return OffsetDeleteResponse {
+                error_code: error,
+                ..Default::default()
+            };
+        }
+        assert_eq!(codes.len(), places.len(), "one code for each offset");
+        for ((topic, partition), code) in places.into_iter().zip(codes) {
+            response.topics[topic].partitions[partition].error_code = code;
+        }
+        response
     })
 }
 

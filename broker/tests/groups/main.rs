@@ -378,6 +378,20 @@ fn offsets_belong_to_a_topic_and_go_with_it() {
         [unknown, ErrorCode::NONE, unknown],
         "one that is wrong does not fail the others"
     );
+    let partitions = vec![OffsetDeleteRequestPartition { partition_index: 0 }];
+    let forget = |group: &str| OffsetDeleteRequest {
+        group_id: group.into(),
+        topics: vec![OffsetDeleteRequestTopic {
+            name: "t".into(),
+            partitions: partitions.clone(),
+        }],
+    };
+    let missing = client.call(0, &forget("none"));
+    assert_eq!(missing.error_code, ErrorCode::GROUP_ID_NOT_FOUND);
+    let forgotten = client.call(0, &forget("g"));
+    assert_eq!(forgotten.topics[0].partitions[0].error_code, ErrorCode::NONE);
+    assert_eq!(offsets(&fetch(&mut client, &["g"], Some(("t", &[0])))[0]), [(0, -1)]);
+    assert_eq!(commit(&mut client, None, "t", &[0], 5), [ErrorCode::NONE]);
     let delete = DeleteTopicsRequest {
         topic_names: vec!["t".into()],
         timeout_ms: 10_000,

@@ -5,6 +5,7 @@ use crate::error_code::ErrorCode;
 api! {
     OffsetCommit 0..=9 => OffsetCommitRequest, OffsetCommitResponse;
     OffsetFetch 0..=9 => OffsetFetchRequest, OffsetFetchResponse;
+    OffsetDelete 0..=0 => OffsetDeleteRequest, OffsetDeleteResponse;
 }
 
 message! {
@@ -87,6 +88,36 @@ message! {
         committed_offset: i64, 0..;
         committed_leader_epoch: i32, 5.., default -1;
         metadata: Option<String>, 0.., null 0..;
+        error_code: ErrorCode, 0..;
+    }
+
+    OffsetDeleteRequest {
+        group_id: String, 0..;
+        topics: Vec<OffsetDeleteRequestTopic>, 0..;
+    }
+
+    OffsetDeleteRequestTopic {
+        name: String, 0..;
+        partitions: Vec<OffsetDeleteRequestPartition>, 0..;
+    }
+
+    OffsetDeleteRequestPartition {
+        partition_index: i32, 0..;
+    }
+
+    OffsetDeleteResponse {
+        error_code: ErrorCode, 0..;
+        throttle_time_ms: i32, 0..;
+        topics: Vec<OffsetDeleteResponseTopic>, 0..;
+    }
+
+    OffsetDeleteResponseTopic {
+        name: String, 0..;
+        partitions: Vec<OffsetDeleteResponsePartition>, 0..;
+    }
+
+    OffsetDeleteResponsePartition {
+        partition_index: i32, 0..;
         error_code: ErrorCode, 0..;
     }
 }
