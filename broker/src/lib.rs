@@ -1,5 +1,6 @@
 //! The Kafscale broker.
 
+pub mod assembly;
 pub mod budget;
 pub mod cluster;
 pub mod connection;

@@ -1,63 +1,36 @@
 //! One broker process: stores, shards, listeners, from start to orderly end.
 
-use crate::budget::ByteBudget;
-use crate::cluster::membership::Membership;
-use crate::cluster::reconciler::Reconciler;
+use crate::assembly::{introduce, Assembly, RunningShard, Seams, Tuning};
 use crate::connection;
-use crate::coordinator::host::{service_config, CoordinatorHost, GROUP_REQUESTS_MAX};
-use crate::coordinator::service::{inbox as coordinator_inbox, CoordinatorHandle, CoordinatorInbox, ServiceEnd};
+use crate::coordinator::service::{CoordinatorInbox, ServiceEnd};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::executors::{self, ExecutorError, ExecutorOptions, ShardResult};
 use crate::http::{HttpServer, Phase, Readiness};
 use crate::listener::{bind_for_shards, BoundListener, ShardListener};
-use crate::mailbox::{Inbox, ShardRequest, INBOX_CAPACITY};
+use crate::mailbox::ShardRequest;
 use crate::metrics::{
     families, serve_snapshots, snapshot_channels, Gatherer, MeteredStore, Metrics, Snapshot, SnapshotRequest,
 };
-use crate::node::{Node, NodeConfig};
+use crate::node::Node;
 use crate::runtime::glommio::GlommioRuntime;
 use crate::runtime::Runtime;
 use crate::settings::Settings;
-use crate::shard::{Shard, ShardConfig};
+use crate::shard::Shard;
 use crate::shutdown::Shutdown;
-use futures::channel::oneshot;
 use futures::future::{select, Either};
+use kafscale_codec::types::TopicId;
 use kafscale_metastore::embedded::{EmbeddedMetastore, OpenError};
-use kafscale_metastore::keys::{BrokerRecord, ClusterRecord};
 use kafscale_metastore::operation::OperationError;
-use kafscale_metastore::{cluster, counters, Metastore};
 use kafscale_storage_engine::object_store::local::LocalStore;
 use kafscale_storage_engine::object_store::memory::MemoryStore;
 use kafscale_storage_engine::object_store::{ObjectStore, StoreError};
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-/// Live slots of a stream above which they are merged (DESIGN: the unrolled part has a budget).
-const LIVE_SLOTS_MAX: usize = 1000;
-
-/// How often a shard looks for something to roll, merge, trim or delete.
-const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(250);
-
-/// How often what nothing refers to any more is deleted.
-const RECONCILE_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How long objects outlive the last reference, for readers that planned with them.
-const DELETE_GRACE: Duration = Duration::from_secs(60);
-
-/// A put that has not succeeded for this long gives its stream up; far below the day that a fence lasts.
-const PUT_GIVE_UP: Duration = Duration::from_secs(15 * 60);
-
-/// Bytes of requests under way per shard: beyond it sockets are not read.
-const REQUEST_BUDGET_BYTES: usize = 64 << 20;
-
-/// How long connections get to send their last answers after everything accepted is durable.
-const LAST_ANSWERS: Duration = Duration::from_millis(100);
 
 /// Why the broker did not start, or ended otherwise than asked to.
 #[derive(Debug, thiserror::Error)]
@@ -101,14 +74,9 @@ impl Store {
 /// What every shard's thread starts from.
 #[derive(Clone)]
 struct Parts {
-    settings: Arc<Settings>,
-    topic_defaults: Arc<BTreeMap<String, String>>,
+    assembly: Assembly,
     metastore: EmbeddedMetastore,
     store: Store,
-    broker: BrokerRecord,
-    cluster_id: String,
-    inboxes: Vec<Inbox>,
-    coordinator: CoordinatorHandle,
     snapshots: Vec<async_channel::Sender<SnapshotRequest>>,
     readiness: Readiness,
     shutdown: Shutdown,
@@ -149,17 +117,18 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
         .flatten()
         .map(|listener| listener.local_addr().port())
         .collect();
-    let (broker, cluster_id) = futures::executor::block_on(introduce(&metastore, &settings, address, shard_ports))?;
-    let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..settings.shards)
-        .map(|_| async_channel::bounded(INBOX_CAPACITY))
-        .unzip();
+    let settings = Arc::new(settings);
+    let proposed_cluster_id = TopicId(random_bytes()).to_string();
+    let introduced = introduce(&metastore, &settings, address.port(), shard_ports, proposed_cluster_id);
+    let (broker, cluster_id) = futures::executor::block_on(introduced)?;
+    let (assembly, inboxes) = Assembly::new(settings.clone(), Tuning::default(), broker, cluster_id);
     let mut http = bind_for_shards(settings.metrics_addr, 1)
         .map_err(ServeError::Listen)?
         .pop();
-    let (coordinator, coordinator_inbox) = coordinator_inbox(GROUP_REQUESTS_MAX);
-    let mut coordinator_inbox = Some(coordinator_inbox);
     let (snapshots, snapshot_receivers) = snapshot_channels(settings.shards);
-    let seats = receivers
+    let mut coordinator = Some(inboxes.coordinator);
+    let seats = inboxes
+        .shards
         .into_iter()
         .zip(listeners)
         .zip(snapshot_receivers)
@@ -171,7 +140,7 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
                 snapshots,
                 direct,
                 http: http.take(),
-                coordinator: coordinator_inbox.take(),
+                coordinator: coordinator.take(),
             })
         })
         .collect();
@@ -181,14 +150,9 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
         spin: Duration::from_micros(settings.spin_us),
     };
     let parts = Parts {
-        topic_defaults: Arc::new(topic_defaults(&settings)),
-        settings: Arc::new(settings),
+        assembly,
         metastore,
         store,
-        broker,
-        cluster_id,
-        inboxes,
-        coordinator,
         snapshots,
         readiness: Readiness::default(),
         shutdown: shutdown.clone(),
@@ -211,50 +175,11 @@ fn bind_direct(settings: &Settings) -> Result<Vec<Option<BoundListener>>, ServeE
     (0..settings.shards).map(bind).collect()
 }
 
-/// Takes a new incarnation, and finds the cluster or founds it.
-async fn introduce(
-    metastore: &dyn Metastore,
-    settings: &Settings,
-    address: SocketAddr,
-    shard_ports: Vec<u16>,
-) -> Result<(BrokerRecord, String), OperationError> {
-    let incarnation = counters::allocate(metastore, "incarnations", 1).await?;
-    let proposed = ClusterRecord {
-        cluster_id: kafscale_codec::types::TopicId(random_bytes()).to_string(),
-    };
-    let cluster = cluster::load_or_create_cluster(metastore, &proposed).await?;
-    let port = if settings.advertised_port == 0 {
-        address.port()
-    } else {
-        settings.advertised_port
-    };
-    let broker = BrokerRecord {
-        broker_id: settings.broker_id,
-        incarnation,
-        host: settings.advertised_host.clone(),
-        port,
-        rack: settings.rack.clone(),
-        shards: settings.shards as u32,
-        shard_ports,
-    };
-    Ok((broker, cluster.cluster_id))
-}
-
 /// Sixteen random bytes from the standard library's own seeding.
 fn random_bytes() -> [u8; 16] {
     use std::hash::{BuildHasher, Hasher, RandomState};
     let word = || RandomState::new().build_hasher().finish();
     (u128::from(word()) << 64 | u128::from(word())).to_be_bytes()
-}
-
-fn topic_defaults(settings: &Settings) -> BTreeMap<String, String> {
-    BTreeMap::from([
-        ("max.message.bytes".to_string(), settings.message_max_bytes.to_string()),
-        ("retention.bytes".to_string(), settings.retention_bytes.to_string()),
-        ("retention.ms".to_string(), settings.retention_ms.to_string()),
-        ("segment.bytes".to_string(), settings.segment_bytes.to_string()),
-        ("segment.ms".to_string(), settings.segment_ms.to_string()),
-    ])
 }
 
 /// One shard from start to end, on its own executor.
@@ -273,62 +198,23 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
         http,
         coordinator,
     } = seat.ok_or("there are more executors than shards")?;
-    let settings = &parts.settings;
+    let settings = &parts.assembly.settings;
     let runtime: Rc<dyn Runtime> = GlommioRuntime::new();
-    let metastore: Rc<dyn Metastore> = Rc::new(parts.metastore.clone());
     let metrics = Metrics::new(number);
-    let store = MeteredStore::new(parts.store.for_shard(), metrics.clone(), runtime.clone());
-    let shard = Shard::new(
-        shard_config(&parts, number),
-        runtime.clone(),
-        store,
-        metastore.clone(),
-        metrics.clone(),
-    );
-    let counted = shard.clone();
+    let seams = Seams {
+        runtime: runtime.clone(),
+        store: MeteredStore::new(parts.store.for_shard(), metrics.clone(), runtime.clone()),
+        metastore: Rc::new(parts.metastore.clone()),
+        metrics: metrics.clone(),
+    };
+    let running = parts.assembly.start_shard(number, inbox, coordinator, seams);
+    let node = running.node.clone();
+    let counted = running.shard.clone();
     let add = Box::new(move |into: &mut Snapshot| add_partitions(&counted, into));
     runtime.spawn(
         "snapshots",
         Box::pin(serve_snapshots(snapshots, metrics, runtime.clone(), add)),
     );
-    let running = shard.clone();
-    runtime.spawn("shard", Box::pin(async move { running.run(inbox).await }));
-    let membership = (number == 0).then(|| {
-        let lease_ttl = Duration::from_millis(settings.broker_lease_ttl_ms);
-        let (cluster_id, broker) = (parts.cluster_id.clone(), parts.broker.clone());
-        Membership::new(
-            runtime.clone(),
-            metastore.clone(),
-            cluster_id,
-            broker,
-            lease_ttl,
-            parts.inboxes.clone(),
-        )
-    });
-    if let Some(membership) = &membership {
-        membership.start();
-        let reconciler = Reconciler::new(shard.clone(), RECONCILE_INTERVAL);
-        runtime.spawn("reconcile", Box::pin(reconciler.run()));
-    }
-    let coordinator = coordinator
-        .map(|inbox| CoordinatorHost::start(&shard, &runtime, metastore.clone(), service_config(settings), inbox));
-    let node = Rc::new(Node {
-        config: NodeConfig {
-            broker_id: settings.broker_id,
-            request_bytes_max: settings.socket_request_max_bytes,
-            requests_in_flight_max: settings.max_requests_in_flight,
-            auto_create_topics: settings.auto_create_topics,
-            auto_create_partitions: settings.auto_create_partitions,
-            allow_admin_apis: settings.allow_admin_apis,
-            topic_defaults: parts.topic_defaults.clone(),
-        },
-        shard: shard.clone(),
-        inboxes: parts.inboxes.clone(),
-        coordinator: parts.coordinator.clone(),
-        runtime: runtime.clone(),
-        metastore,
-        budget: ByteBudget::new(REQUEST_BUDGET_BYTES),
-    });
     let http = http.map(BoundListener::listen).transpose()?.map(Rc::new);
     if let Some(http) = http.clone() {
         let gatherer = Gatherer::new(parts.snapshots.clone(), runtime.clone());
@@ -350,86 +236,46 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
             Box::pin(async move { accept(direct, accepted_from, per_shard).await }),
         );
     }
-    let failed = match &coordinator {
-        Some(coordinator) => serve_until_the_end(&parts, &node, listener.local_addr(), coordinator).await,
-        None => {
-            parts.shutdown.requested().await;
-            None
-        }
-    };
+    let failed = serve_until_the_end(&parts, number, &running, listener.local_addr()).await;
     parts.readiness.set(Phase::Draining);
     listener.close();
     if let Some(direct) = direct {
         direct.close();
     }
-    if let Some(coordinator) = &coordinator {
-        coordinator.stop();
-    }
-    let (reply, drained) = oneshot::channel();
-    shard.handle(ShardRequest::Drain(reply));
-    // An error would mean that the shard has stopped already.
-    let _ = drained.await;
-    if let (Some(coordinator), None) = (&coordinator, &failed) {
-        // Who waits in a group has been answered then.
-        coordinator.ended().await;
-    }
-    if let Some(membership) = membership {
-        membership.stop();
-    }
-    runtime.sleep(LAST_ANSWERS).await;
+    running.drain().await;
     if let Some(http) = http {
         http.close();
     }
-    shard.stop();
+    running.stop();
     match failed {
         Some(end) => Err(format!("group coordinator: {end}").into()),
         None => Ok(()),
     }
 }
 
-/// Serves until the end is asked for. If the coordinator ends before, it asks itself and says why: a broker whose groups
-/// nobody serves would look healthy.
+/// Serves until the end is asked for. If the coordinator ends before, this asks itself and says why: a broker whose
+/// groups nobody serves would look healthy.
 async fn serve_until_the_end(
     parts: &Parts,
-    node: &Rc<Node>,
+    number: usize,
+    running: &RunningShard,
     address: SocketAddr,
-    coordinator: &CoordinatorHost,
 ) -> Option<ServiceEnd> {
-    let limit = Duration::from_secs(parts.settings.startup_timeout_sec);
+    let limit = Duration::from_secs(parts.assembly.settings.startup_timeout_sec);
     let serve = pin!(async {
-        coordinator.loaded().await;
-        announce(node, address, limit).await;
-        parts.readiness.set(Phase::Serving);
+        if number == 0 {
+            running.coordinator_loaded().await;
+            announce(&running.node, address, limit).await;
+            parts.readiness.set(Phase::Serving);
+        }
         parts.shutdown.requested().await;
     });
-    match select(serve, pin!(coordinator.ended())).await {
+    match select(serve, pin!(running.coordinator_ended())).await {
         Either::Left(_) => None,
         Either::Right((end, _)) => {
             parts.shutdown.request();
             Some(end)
         }
-    }
-}
-
-fn shard_config(parts: &Parts, number: usize) -> ShardConfig {
-    let settings = &parts.settings;
-    ShardConfig {
-        broker_id: settings.broker_id,
-        incarnation: parts.broker.incarnation,
-        shard: number as u32,
-        shards: settings.shards as u32,
-        namespace: settings.namespace.clone(),
-        flush_bytes: settings.flush_bytes,
-        flush_interval: Duration::from_millis(settings.flush_interval_ms),
-        flush_pipeline: settings.flush_pipeline,
-        tail_memory_bytes: settings.tail_memory_bytes / settings.shards,
-        cache_bytes: settings.cache_bytes / settings.shards,
-        producer_expiration_ms: settings.producer_id_expiration_ms,
-        housekeeping_interval: HOUSEKEEPING_INTERVAL,
-        live_slots_max: LIVE_SLOTS_MAX,
-        delete_grace: DELETE_GRACE,
-        put_give_up: PUT_GIVE_UP,
-        topic_defaults: parts.topic_defaults.clone(),
     }
 }
 

@@ -29,6 +29,7 @@ use kafscale_storage_engine::pending_acks::PendingAcks;
 use kafscale_storage_engine::wal::StreamId;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,8 +96,12 @@ pub struct Shard {
     stopped: Cell<bool>,
 }
 
+/// Partitions by key. The hasher has no random keys: its order is the same in every run of a simulation, and what it
+/// hashes are topic ids, which no client chooses.
+type PartitionMap = HashMap<PartitionKey, Partition, BuildHasherDefault<DefaultHasher>>;
+
 struct State {
-    partitions: HashMap<PartitionKey, Partition>,
+    partitions: PartitionMap,
     stream: Option<OpenStream>,
     arena: BytesMut,
     dirty: Vec<PartitionKey>,
@@ -201,7 +206,7 @@ impl Shard {
             metastore,
             metrics,
             state: RefCell::new(State {
-                partitions: HashMap::new(),
+                partitions: PartitionMap::default(),
                 stream: None,
                 arena: BytesMut::new(),
                 dirty: Vec::new(),

@@ -1,0 +1,302 @@
+//! A shard and what belongs to it, put together above the seams: production and simulation run the same parts.
+
+use crate::budget::ByteBudget;
+use crate::cluster::membership::Membership;
+use crate::cluster::reconciler::Reconciler;
+use crate::coordinator::host::{service_config, CoordinatorHost, GROUP_REQUESTS_MAX};
+use crate::coordinator::service::{inbox as coordinator_inbox, CoordinatorHandle, CoordinatorInbox, ServiceEnd};
+use crate::mailbox::{Inbox, ShardRequest, INBOX_CAPACITY};
+use crate::metrics::Metrics;
+use crate::node::{Node, NodeConfig};
+use crate::runtime::Runtime;
+use crate::settings::Settings;
+use crate::shard::{Shard, ShardConfig};
+use futures::channel::oneshot;
+use kafscale_metastore::keys::{BrokerRecord, ClusterRecord};
+use kafscale_metastore::operation::OperationError;
+use kafscale_metastore::{cluster, counters, Metastore};
+use kafscale_storage_engine::object_store::ObjectStore;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of requests under way per shard: beyond it sockets are not read.
+const REQUEST_BUDGET_BYTES: usize = 64 << 20;
+
+/// How long connections get to send their last answers after everything accepted is durable.
+const LAST_ANSWERS: Duration = Duration::from_millis(100);
+
+/// Times and sizes that nobody has to set. The simulator makes them small, so that what is rare comes often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// Live slots of a stream above which they are merged (DESIGN: the unrolled part has a budget).
+    pub live_slots_max: usize,
+    /// How often a shard looks for something to roll, merge, trim or delete.
+    pub housekeeping_interval: Duration,
+    /// How often what nothing refers to any more is deleted.
+    pub reconcile_interval: Duration,
+    /// How long objects outlive the last reference, for readers that planned with them.
+    pub delete_grace: Duration,
+    /// A put that has not succeeded for this long gives its stream up; far below the day that a fence lasts.
+    pub put_give_up: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Tuning {
+            live_slots_max: 1000,
+            housekeeping_interval: Duration::from_millis(250),
+            reconcile_interval: Duration::from_secs(10),
+            delete_grace: Duration::from_secs(60),
+            put_give_up: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+/// What the shards of one broker have in common.
+#[derive(Clone)]
+pub struct Assembly {
+    /// What is set.
+    pub settings: Arc<Settings>,
+    /// What is not.
+    pub tuning: Tuning,
+    /// How the broker is registered.
+    pub broker: BrokerRecord,
+    /// The cluster that it belongs to.
+    pub cluster_id: String,
+    /// All shards, by number.
+    pub inboxes: Vec<Inbox>,
+    coordinator: CoordinatorHandle,
+    topic_defaults: Arc<BTreeMap<String, String>>,
+}
+
+/// Where a broker's shards and its coordinator get their requests from; each is for one of them.
+pub struct Inboxes {
+    /// Of the shards, by number.
+    pub shards: Vec<async_channel::Receiver<ShardRequest>>,
+    /// Of the group coordinator.
+    pub coordinator: CoordinatorInbox,
+}
+
+/// The seams below one shard.
+pub struct Seams {
+    /// Time and tasks.
+    pub runtime: Rc<dyn Runtime>,
+    /// The object store.
+    pub store: Rc<dyn ObjectStore>,
+    /// The metastore.
+    pub metastore: Rc<dyn Metastore>,
+    /// Where it counts.
+    pub metrics: Rc<Metrics>,
+}
+
+/// A shard that runs.
+pub struct RunningShard {
+    /// The shard.
+    pub shard: Rc<Shard>,
+    /// What its connections need.
+    pub node: Rc<Node>,
+    membership: Option<Rc<Membership>>,
+    coordinator: Option<CoordinatorHost>,
+}
+
+/// Takes a new incarnation, and finds the cluster, or founds it by the name `proposed_cluster_id`.
+///
+/// # Errors
+/// If the metastore does not do its work.
+pub async fn introduce(
+    metastore: &dyn Metastore,
+    settings: &Settings,
+    port: u16,
+    shard_ports: Vec<u16>,
+    proposed_cluster_id: String,
+) -> Result<(BrokerRecord, String), OperationError> {
+    let incarnation = counters::allocate(metastore, "incarnations", 1).await?;
+    let proposed = ClusterRecord {
+        cluster_id: proposed_cluster_id,
+    };
+    let cluster = cluster::load_or_create_cluster(metastore, &proposed).await?;
+    let broker = BrokerRecord {
+        broker_id: settings.broker_id,
+        incarnation,
+        host: settings.advertised_host.clone(),
+        port: match settings.advertised_port {
+            0 => port,
+            advertised => advertised,
+        },
+        rack: settings.rack.clone(),
+        shards: settings.shards as u32,
+        shard_ports,
+    };
+    Ok((broker, cluster.cluster_id))
+}
+
+impl Assembly {
+    /// A broker's common part, and what its shards and its coordinator are reached by.
+    pub fn new(settings: Arc<Settings>, tuning: Tuning, broker: BrokerRecord, cluster_id: String) -> (Self, Inboxes) {
+        let (inboxes, shards) = (0..settings.shards)
+            .map(|_| async_channel::bounded(INBOX_CAPACITY))
+            .unzip();
+        let (coordinator, coordinator_inbox) = coordinator_inbox(GROUP_REQUESTS_MAX);
+        let assembly = Assembly {
+            topic_defaults: Arc::new(topic_defaults(&settings)),
+            settings,
+            tuning,
+            broker,
+            cluster_id,
+            inboxes,
+            coordinator,
+        };
+        let inboxes = Inboxes {
+            shards,
+            coordinator: coordinator_inbox,
+        };
+        (assembly, inboxes)
+    }
+
+    /// Gives a shard life; the first one also registers the broker and looks after the cluster. With a coordinator's
+    /// inbox it also coordinates groups.
+    pub fn start_shard(
+        &self,
+        number: usize,
+        inbox: async_channel::Receiver<ShardRequest>,
+        coordinator: Option<CoordinatorInbox>,
+        seams: Seams,
+    ) -> RunningShard {
+        let Seams {
+            runtime,
+            store,
+            metastore,
+            metrics,
+        } = seams;
+        let shard = Shard::new(
+            self.shard_config(number),
+            runtime.clone(),
+            store,
+            metastore.clone(),
+            metrics,
+        );
+        let running = shard.clone();
+        runtime.spawn("shard", Box::pin(async move { running.run(inbox).await }));
+        let membership = (number == 0).then(|| {
+            let membership = Membership::new(
+                runtime.clone(),
+                metastore.clone(),
+                self.cluster_id.clone(),
+                self.broker.clone(),
+                Duration::from_millis(self.settings.broker_lease_ttl_ms),
+                self.inboxes.clone(),
+            );
+            membership.start();
+            let reconciler = Reconciler::new(shard.clone(), self.tuning.reconcile_interval);
+            runtime.spawn("reconcile", Box::pin(reconciler.run()));
+            membership
+        });
+        let coordinator = coordinator.map(|inbox| {
+            let config = service_config(&self.settings);
+            CoordinatorHost::start(&shard, &runtime, metastore.clone(), config, inbox)
+        });
+        let node = Rc::new(Node {
+            config: self.node_config(),
+            shard: shard.clone(),
+            inboxes: self.inboxes.clone(),
+            coordinator: self.coordinator.clone(),
+            runtime,
+            metastore,
+            budget: ByteBudget::new(REQUEST_BUDGET_BYTES),
+        });
+        RunningShard {
+            shard,
+            node,
+            membership,
+            coordinator,
+        }
+    }
+
+    fn node_config(&self) -> NodeConfig {
+        let settings = &self.settings;
+        NodeConfig {
+            broker_id: settings.broker_id,
+            request_bytes_max: settings.socket_request_max_bytes,
+            requests_in_flight_max: settings.max_requests_in_flight,
+            auto_create_topics: settings.auto_create_topics,
+            auto_create_partitions: settings.auto_create_partitions,
+            allow_admin_apis: settings.allow_admin_apis,
+            topic_defaults: self.topic_defaults.clone(),
+        }
+    }
+
+    fn shard_config(&self, number: usize) -> ShardConfig {
+        let (settings, tuning) = (&self.settings, &self.tuning);
+        ShardConfig {
+            broker_id: settings.broker_id,
+            incarnation: self.broker.incarnation,
+            shard: number as u32,
+            shards: settings.shards as u32,
+            namespace: settings.namespace.clone(),
+            flush_bytes: settings.flush_bytes,
+            flush_interval: Duration::from_millis(settings.flush_interval_ms),
+            flush_pipeline: settings.flush_pipeline,
+            tail_memory_bytes: settings.tail_memory_bytes / settings.shards,
+            cache_bytes: settings.cache_bytes / settings.shards,
+            producer_expiration_ms: settings.producer_id_expiration_ms,
+            housekeeping_interval: tuning.housekeeping_interval,
+            live_slots_max: tuning.live_slots_max,
+            delete_grace: tuning.delete_grace,
+            put_give_up: tuning.put_give_up,
+            topic_defaults: self.topic_defaults.clone(),
+        }
+    }
+}
+
+impl RunningShard {
+    /// Completes once the groups are loaded, if this shard coordinates them.
+    pub async fn coordinator_loaded(&self) {
+        if let Some(coordinator) = &self.coordinator {
+            coordinator.loaded().await;
+        }
+    }
+
+    /// Completes with the reason if the coordinator of this shard ends; never if there is none.
+    pub async fn coordinator_ended(&self) -> ServiceEnd {
+        match &self.coordinator {
+            Some(coordinator) => coordinator.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Refuses new records, and completes when everything accepted is durable and answered.
+    pub async fn drain(&self) {
+        if let Some(coordinator) = &self.coordinator {
+            coordinator.stop();
+        }
+        let (reply, drained) = oneshot::channel();
+        self.shard.handle(ShardRequest::Drain(reply));
+        // An error would mean that the shard has stopped already.
+        let _ = drained.await;
+        if let Some(coordinator) = &self.coordinator {
+            // Who waits in a group has been answered then.
+            coordinator.ended().await;
+        }
+        if let Some(membership) = &self.membership {
+            membership.stop();
+        }
+        self.node.runtime.sleep(LAST_ANSWERS).await;
+    }
+
+    /// Ends every task at its next step.
+    pub fn stop(&self) {
+        self.shard.stop();
+    }
+}
+
+fn topic_defaults(settings: &Settings) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("max.message.bytes".to_string(), settings.message_max_bytes.to_string()),
+        ("retention.bytes".to_string(), settings.retention_bytes.to_string()),
+        ("retention.ms".to_string(), settings.retention_ms.to_string()),
+        ("segment.bytes".to_string(), settings.segment_bytes.to_string()),
+        ("segment.ms".to_string(), settings.segment_ms.to_string()),
+    ])
+}
