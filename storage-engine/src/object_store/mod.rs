@@ -1,5 +1,6 @@
 //! The seam to the object store: create-only puts, ranged reads, paged lists, deletes.
 
+pub mod faulty;
 pub mod local;
 pub mod memory;
 
