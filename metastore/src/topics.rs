@@ -11,6 +11,10 @@ use std::collections::BTreeMap;
 /// Attempts to create a topic whose name others create and delete at the same time.
 const ATTEMPTS_MAX: usize = 16;
 
+/// Folders of the object store that hold the write-ahead objects and the producer snapshots of all topics. Both are
+/// legal names of topics.
+const RESERVED_FOLDERS: [&str; 2] = ["_wal", "_producers"];
+
 /// A topic to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTopic {
@@ -101,10 +105,11 @@ pub async fn create_topic(store: &dyn Metastore, topic: &NewTopic) -> Result<Ver
     Err(OperationError::Conflict)
 }
 
-/// The `count`th topic of a name must not meet late objects of the ones before it; `~` is in no topic's name.
+/// The `count`th topic of a name must not meet late objects of the ones before it; `~` is in no topic's name. Nor may
+/// any topic have a folder of the broker's own: what is below a deleted topic's folder is deleted.
 fn folder(name: &str, count: u64) -> String {
     match count {
-        0 | 1 => name.to_string(),
+        0 | 1 if !RESERVED_FOLDERS.contains(&name) => name.to_string(),
         _ => format!("{name}~{count}"),
     }
 }

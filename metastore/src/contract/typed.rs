@@ -15,6 +15,7 @@ pub(super) async fn check_all(store: &dyn Metastore) {
     counters_never_give_a_number_twice(store).await;
     the_first_gives_the_cluster_its_id(store).await;
     a_topic_is_created_once_and_its_folder_never_comes_back(store).await;
+    no_topic_has_a_folder_of_the_broker(store).await;
     a_later_life_of_a_broker_replaces_an_earlier_one(store).await;
     a_stream_is_trimmed_only_while_open_and_sealed_once(store).await;
     partitions_are_claimed_in_batches_and_conflicts_stay_alone(store).await;
@@ -53,6 +54,20 @@ async fn the_first_gives_the_cluster_its_id(store: &dyn Metastore) {
     };
     assert_eq!(cluster::load_or_create_cluster(store, &first).await, Ok(first.clone()));
     assert_eq!(cluster::load_or_create_cluster(store, &second).await, Ok(first));
+}
+
+/// Deleting such a topic would delete the write-ahead objects of all others.
+async fn no_topic_has_a_folder_of_the_broker(store: &dyn Metastore) {
+    for (id, name) in [(101, "_wal"), (102, "_producers")] {
+        for count in 1..=2 {
+            let created = create_topic(store, &topic(name, id)).await.expect("the name is free");
+            assert_eq!(created.value.folder, format!("{name}~{count}"));
+            delete_topic(store, name, &created, 9).await.expect("unchanged");
+            forget_deleted_topic(store, created.value.topic_id)
+                .await
+                .expect("nobody is in the way");
+        }
+    }
 }
 
 async fn a_topic_is_created_once_and_its_folder_never_comes_back(store: &dyn Metastore) {
