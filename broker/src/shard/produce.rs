@@ -15,6 +15,9 @@ const ARENA_BLOCK_BYTES: usize = 1 << 20;
 /// Largest batch that shares a block: a big one would leave most of the next block unused.
 const ARENA_SHARED_BATCH_BYTES: usize = ARENA_BLOCK_BYTES / 4;
 
+/// What a batch's length field counts at the least: the header after it.
+const BATCH_LENGTH_MIN: i32 = record_batch::HEADER_LEN as i32 - 12;
+
 /// A result and the slot that it waits for, if it waits.
 struct Accepted {
     result: ProduceResult,
@@ -197,6 +200,8 @@ fn producer_change(header: &BatchHeader, now_ms: i64) -> Option<ProducerChange> 
 fn error_code(error: BatchError) -> ErrorCode {
     match error {
         BatchError::Crc { .. } | BatchError::Truncated { .. } => ErrorCode::CORRUPT_MESSAGE,
+        // As Kafka: shorter than a batch's header is corruption; more than one batch is a request that it refuses.
+        BatchError::Length(length) if length < BATCH_LENGTH_MIN => ErrorCode::CORRUPT_MESSAGE,
         BatchError::UnsupportedCompression(_) => ErrorCode::UNSUPPORTED_COMPRESSION_TYPE,
         _ => ErrorCode::INVALID_RECORD,
     }
