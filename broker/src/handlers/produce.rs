@@ -1,5 +1,6 @@
 //! Produce 0–13. Versions 0–2 carry message sets; from 3 on exactly one v2 batch per partition; 13 names topics by id.
 
+use super::topics::check_name;
 use super::{Context, Reply};
 use crate::mailbox::{ProduceRequest as ShardProduce, ProduceResult, ShardRequest};
 use crate::node::{find_topic, route, Node, Route, TopicRef};
@@ -93,7 +94,11 @@ fn place(node: &Node, request: ProduceRequest, version: i16) -> (ProduceResponse
         } else {
             TopicRef::Name(&data.name)
         };
-        let topic = find_topic(&image, named);
+        // A name that no topic can have will not come to exist: the client is told not to try again.
+        let topic = match (find_topic(&image, named), named) {
+            (Err(_), TopicRef::Name(name)) if check_name(name).is_err() => Err(ErrorCode::INVALID_TOPIC_EXCEPTION),
+            (found, _) => found,
+        };
         let mut partition_responses = Vec::with_capacity(data.partition_data.len());
         for (at, partition) in data.partition_data.into_iter().enumerate() {
             let mut answer = PartitionProduceResponse {
