@@ -1,0 +1,10 @@
+//! The broker as a process: what it answers to bad input, what it survives, what it promises through kills.
+//!
+//! Everything here starts the real binary and speaks Kafka's protocol to it over a socket.
+#![allow(clippy::unwrap_used)] // Helpers of tests: a panic is how a test fails.
+
+mod bad_batches;
+mod bad_frames;
+mod client;
+mod startup;
+mod support;
