@@ -4,6 +4,7 @@ pub mod api;
 pub mod compression;
 pub mod error_code;
 pub mod frame;
+pub mod legacy;
 pub mod messages;
 pub mod record_batch;
 pub mod types;

@@ -50,11 +50,11 @@ pub enum BatchError {
     /// More bytes than one batch, or a length that no batch has.
     #[error("batch length {0} does not fit the bytes given")]
     Length(i32),
-    /// Not magic 2.
-    #[error("magic {0} is not 2")]
+    /// A magic that has no place here.
+    #[error("magic {0} is not expected here")]
     Magic(i8),
     /// The bytes are not those that the producer summed up.
-    #[error("CRC-32C is {found:#010x}, the header says {expected:#010x}")]
+    #[error("CRC is {found:#010x}, the header says {expected:#010x}")]
     Crc {
         /// What the header says.
         expected: u32,
@@ -75,6 +75,20 @@ pub enum BatchError {
     /// Compression type 5, 6 or 7.
     #[error("compression type {0} is not known")]
     UnsupportedCompression(i16),
+    /// A message set without a message, or a wrapper without one inside.
+    #[error("a message set without records")]
+    Empty,
+    /// The messages of a set are not all of the same magic.
+    #[error("magic {found} after {expected} in one message set")]
+    MixedMagic {
+        /// The first message's, or the wrapper's.
+        expected: i8,
+        /// The one that differs.
+        found: i8,
+    },
+    /// A compressed message stands beside others or inside one.
+    #[error("a compressed message has to be the only one of its set")]
+    WrapperNotAlone,
     /// The records cannot be decompressed.
     #[error(transparent)]
     Compression(#[from] CompressionError),

@@ -83,7 +83,8 @@ fn read_record(header: &BatchHeader, rest: &mut &[u8]) -> Option<Record> {
     let timestamp = if header.is_log_append_time() {
         header.max_timestamp
     } else {
-        header.base_timestamp.checked_add(timestamp_delta)?
+        // Wraps as the delta did: the first record may be at −1 and the next at the end of time.
+        header.base_timestamp.wrapping_add(timestamp_delta)
     };
     let offset = header.base_offset.checked_add(offset_delta)?;
     record.is_empty().then_some(Record {
