@@ -7,14 +7,20 @@ use crate::node::{find_topic, route, Node, Route, TopicRef};
 use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::future::{select, Either};
+use kafscale_codec::compression::{Compression, CompressionError};
 use kafscale_codec::error_code::ErrorCode;
+use kafscale_codec::legacy;
 use kafscale_codec::messages::*;
+use kafscale_codec::record_batch::{BatchError, BatchHeader};
 use kafscale_storage_engine::partition_log::PartitionKey;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A client that names no sensible timeout waits this long.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+
+/// Where messages of every magic say theirs.
+const MAGIC_AT: usize = 16;
 
 /// One partition of the request: where its result goes.
 type Slot = (usize, usize);
@@ -157,10 +163,34 @@ fn batch(records: Option<Bytes>, version: i16) -> Result<Bytes, ErrorCode> {
     let records = records
         .filter(|records| !records.is_empty())
         .ok_or(ErrorCode::INVALID_RECORD)?;
-    if version >= 3 || records.get(16) == Some(&2) {
-        return Ok(records);
+    // Message sets and batches have their magic in the same place.
+    match (version, records.get(MAGIC_AT).map(|magic| *magic as i8)) {
+        (0..=2, Some(0 | 1)) => legacy::convert_message_set(&records, legacy::Limits::default()).map_err(legacy_error),
+        (0..=2, None) => Err(ErrorCode::CORRUPT_MESSAGE),
+        (..=6, Some(2)) if is_zstd(&records) => Err(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE),
+        (_, Some(2)) => Ok(records),
+        (_, _) => Err(ErrorCode::INVALID_RECORD),
     }
-    Err(ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT)
+}
+
+/// KIP-110: zstd is for clients that know Produce 7, since others could not read it back.
+fn is_zstd(batch: &[u8]) -> bool {
+    BatchHeader::parse(batch).is_ok_and(|header| header.compression() == Some(Compression::Zstd))
+}
+
+fn legacy_error(error: BatchError) -> ErrorCode {
+    match error {
+        BatchError::Crc { .. } | BatchError::Truncated { .. } | BatchError::Length(_) => ErrorCode::CORRUPT_MESSAGE,
+        BatchError::UnsupportedCompression(_) => ErrorCode::UNSUPPORTED_COMPRESSION_TYPE,
+        BatchError::Compression(CompressionError::TooLarge { .. }) => ErrorCode::MESSAGE_TOO_LARGE,
+        BatchError::Compression(CompressionError::Damaged(_))
+        | BatchError::Magic(_)
+        | BatchError::Count { .. }
+        | BatchError::Record(_)
+        | BatchError::Empty
+        | BatchError::MixedMagic { .. }
+        | BatchError::WrapperNotAlone => ErrorCode::INVALID_RECORD,
+    }
 }
 
 /// Tells a client that asked the wrong broker where the named leaders are (KIP-951).
@@ -183,4 +213,67 @@ fn fill(answer: &mut PartitionProduceResponse, result: ProduceResult) {
     answer.base_offset = result.base_offset;
     answer.log_append_time_ms = result.log_append_time_ms;
     answer.log_start_offset = result.log_start_offset;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafscale_codec::record_batch::{records, BatchBuilder};
+
+    /// Offset 0, 15 bytes, CRC-32, magic 0, no attributes, no key, value "a".
+    const MESSAGE_SET: [u8; 27] = [
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 15, 0x51, 0xdf, 0x3a, 0x32, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1, b'a',
+    ];
+
+    fn v2(compression: Compression) -> Bytes {
+        let mut builder = BatchBuilder::new().compression(compression);
+        builder.push(1, None, Some(b"a"), &[]);
+        builder.build().unwrap()
+    }
+
+    #[test]
+    fn a_message_set_becomes_a_batch_up_to_version_2_and_is_refused_from_3_on() {
+        for version in ProduceRequest::VERSIONS {
+            let found = batch(Some(Bytes::from_static(&MESSAGE_SET)), version);
+            if version <= 2 {
+                let records = records(&found.unwrap()).unwrap();
+                assert_eq!(
+                    (records[0].timestamp, records[0].value.as_deref()),
+                    (-1, Some(&b"a"[..]))
+                );
+            } else {
+                assert_eq!(found, Err(ErrorCode::INVALID_RECORD));
+            }
+        }
+    }
+
+    #[test]
+    fn a_v2_batch_passes_in_every_version_but_zstd_only_from_7_on() {
+        for version in ProduceRequest::VERSIONS {
+            assert_eq!(batch(Some(v2(Compression::None)), version), Ok(v2(Compression::None)));
+            let zstd = batch(Some(v2(Compression::Zstd)), version);
+            assert_eq!(
+                zstd == Err(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE),
+                version < 7,
+                "{version}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_damaged_or_cut_message_set_is_corrupt() {
+        let mut flipped = MESSAGE_SET;
+        flipped[26] ^= 1;
+        for set in [&flipped[..], &MESSAGE_SET[..26], &MESSAGE_SET[..5]] {
+            let found = batch(Some(Bytes::copy_from_slice(set)), 1);
+            assert_eq!(found, Err(ErrorCode::CORRUPT_MESSAGE));
+        }
+    }
+
+    #[test]
+    fn no_records_are_invalid() {
+        for records in [None, Some(Bytes::new())] {
+            assert_eq!(batch(records, 9), Err(ErrorCode::INVALID_RECORD));
+        }
+    }
 }
