@@ -1,0 +1,87 @@
+"""confluent-kafka (a current librdkafka) for the suite. See README.md for what goes in and out."""
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+import task
+
+
+def produce(bootstrap, job):
+    settings = {"bootstrap.servers": bootstrap, "compression.type": job["compression"]}
+    if job.get("variant") == "idempotent":
+        settings["enable.idempotence"] = True
+    producer = Producer(settings)
+    failures = []
+    for record in job["records"]:
+        producer.produce(
+            job["topic"],
+            key=record["key"],
+            value=record["value"],
+            headers=record["headers"],
+            partition=record["partition"],
+            timestamp=record["timestamp"],
+            on_delivery=lambda error, _: error and failures.append(error),
+        )
+    left = producer.flush(60)
+    if left or failures:
+        raise RuntimeError(f"{left} records were not delivered, errors: {failures[:3]}")
+
+
+def consume(job):
+    settings = {
+        "bootstrap.servers": job["bootstrap"],
+        "group.id": job.get("group") or "none",
+        "auto.offset.reset": "earliest",
+        "enable.auto.commit": False,
+    }
+    if job.get("protocol"):
+        settings["group.protocol"] = job["protocol"]
+    consumer = Consumer(settings)
+    if job.get("group"):
+        consumer.subscribe([topic["topic"] for topic in job["topics"]])
+        ended = task.stdin_end()
+        while not ended.is_set():
+            read(consumer)
+        commit(consumer)
+    else:
+        partitions = [
+            TopicPartition(topic["topic"], partition, OFFSET_BEGINNING)
+            for topic in job["topics"]
+            for partition in range(topic["partitions"])
+        ]
+        left = 0
+        for partition in partitions:
+            first, end = consumer.get_watermark_offsets(partition)
+            left += end - first
+        consumer.assign(partitions)
+        while left > 0:
+            left -= read(consumer)
+    consumer.close()
+
+
+def read(consumer):
+    messages = consumer.consume(1000, timeout=0.2)
+    for message in messages:
+        if message.error():
+            raise KafkaException(message.error())
+        task.emit(
+            message.topic(),
+            message.partition(),
+            message.offset(),
+            message.timestamp()[1],
+            message.key(),
+            message.value(),
+            message.headers(),
+        )
+    return len(messages)
+
+
+def commit(consumer):
+    try:
+        consumer.commit(asynchronous=False)
+    except KafkaException as error:
+        # A member that was handed no partition, or read nothing, has nothing to commit.
+        if error.args[0].code() != KafkaError._NO_OFFSET:
+            raise
+
+
+task.run(produce, consume)

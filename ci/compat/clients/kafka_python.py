@@ -1,0 +1,79 @@
+"""kafka-python, 2.0 and current, for the suite. See README.md for what goes in and out."""
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+import task
+
+
+def produce(bootstrap, job):
+    settings = {}
+    if job["compression"] != "none":
+        settings["compression_type"] = job["compression"]
+    if job.get("variant") == "idempotent":
+        settings.update(enable_idempotence=True, acks="all")
+    elif job.get("variant") == "acks1":
+        settings.update(acks=1)
+        if "enable_idempotence" in KafkaProducer.DEFAULT_CONFIG:
+            settings["enable_idempotence"] = False
+    producer = KafkaProducer(bootstrap_servers=bootstrap, **settings)
+    pending = [
+        producer.send(
+            job["topic"],
+            key=record["key"],
+            value=record["value"],
+            headers=record["headers"],
+            partition=record["partition"],
+            timestamp_ms=record["timestamp"],
+        )
+        for record in job["records"]
+    ]
+    for acknowledged in pending:
+        acknowledged.get(timeout=60)
+    producer.close()
+
+
+def consume(job):
+    consumer = KafkaConsumer(
+        bootstrap_servers=job["bootstrap"],
+        group_id=job.get("group"),
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    if job.get("group"):
+        consumer.subscribe([topic["topic"] for topic in job["topics"]])
+        ended = task.stdin_end()
+        while not ended.is_set():
+            read(consumer)
+        consumer.commit()
+    else:
+        partitions = [
+            TopicPartition(topic["topic"], partition)
+            for topic in job["topics"]
+            for partition in range(topic["partitions"])
+        ]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        left = sum(consumer.end_offsets(partitions).values())
+        while left > 0:
+            left -= read(consumer)
+    consumer.close()
+
+
+def read(consumer):
+    count = 0
+    for messages in consumer.poll(timeout_ms=200).values():
+        for message in messages:
+            count += 1
+            task.emit(
+                message.topic,
+                message.partition,
+                message.offset,
+                message.timestamp,
+                message.key,
+                message.value,
+                message.headers,
+            )
+    return count
+
+
+task.run(produce, consume)

@@ -1,0 +1,1 @@
+"""The suite's driver. run.py is where to start reading."""

@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""Real Kafka clients against a real broker: ci/compat/run.py [--kafka] [NAME...], from the top of the repository.
+
+NAMEs are clients (driver/clients.py), `tools` (driver/tools.py) or scripts of this directory; all of them if none is
+given. --kafka runs the same cases against Apache Kafka, which tells whether the suite itself is right.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+from driver import cases, tools  # noqa: E402
+from driver.broker import Broker  # noqa: E402
+from driver.clients import CLIENTS, Failed  # noqa: E402
+
+SCRIPTS = ("produce-consume", "consumer-group")
+HUB = CLIENTS[0]
+
+
+class Report:
+    """One line for each case, and the counts."""
+
+    def __init__(self):
+        self.passed = self.skipped = 0
+        self.failed = []
+
+    def run(self, name, title, case, broker=None):
+        began = time.monotonic()
+        try:
+            case()
+        except cases.Skipped as reason:
+            self.skipped += 1
+            print(f"skipped  {name}: {title} ({reason})", flush=True)
+        except Exception as error:
+            self.failed.append(f"{name}: {title}")
+            what = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+            print(f"FAILED   {name}: {title}\n{indent(what)}", flush=True)
+            if broker is not None:
+                state = "the broker's log ends with" if broker.is_alive() else "THE BROKER HAS ENDED; its log"
+                print(indent(f"--- {state}:\n{broker.log_tail()}"), flush=True)
+        else:
+            self.passed += 1
+            print(f"passed   {name}: {title} ({time.monotonic() - began:.1f} s)", flush=True)
+
+    def end(self):
+        for failure in self.failed:
+            print(f"FAILED   {failure}")
+        print(f"compat: {self.passed} passed, {len(self.failed)} failed, {self.skipped} skipped")
+        return 1 if self.failed else 0
+
+
+def indent(text):
+    return "\n".join("         " + line for line in text.splitlines())
+
+
+def install(report, piece):
+    """Whether the piece is there; a piece that cannot be installed is a failed case."""
+
+    def case():
+        if subprocess.run(["ci/compat/install.sh", piece], check=False).returncode != 0:
+            raise Failed("see above")
+
+    failures = len(report.failed)
+    report.run(piece, "installs", case)
+    return len(report.failed) == failures
+
+
+def run_clients(report, suite, names, installed):
+    """The hub writes first, since all others read what it wrote; its own cases count only where it is named."""
+    for client in CLIENTS:
+        if client.name not in names or client.piece not in installed:
+            continue
+        if HUB.piece not in installed:
+            continue  # Without the hub there is nothing to compare with; its failed install has been reported.
+        if client is not HUB and HUB.name not in suite.written:
+            report.run(HUB.name, "writes for the others", lambda: write_all(suite), suite.broker)
+        for title, case in cases.of_client(suite, client, HUB):
+            report.run(client.name, title, case, suite.broker)
+
+
+def write_all(suite):
+    for compression in HUB.compressions:
+        cases.write(suite, HUB, compression)
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--kafka", action="store_true", help="run against Apache Kafka instead")
+    arguments.add_argument("names", nargs="*")
+    options = arguments.parse_args()
+    known = [client.name for client in CLIENTS] + ["tools", *SCRIPTS]
+    unknown = [name for name in options.names if name not in known]
+    if unknown:
+        arguments.error(f"unknown: {' '.join(unknown)}; there are: {' '.join(known)}")
+    names = options.names or known
+
+    report = Report()
+    clients = [client for client in CLIENTS if client.name in names]
+    pieces = [client.piece for client in clients] + ([HUB.piece] if clients else [])
+    if "tools" in names:
+        pieces.append("kafka")
+    if any(script in names for script in SCRIPTS):
+        pieces.append("kcat")
+    installed = {piece for piece in dict.fromkeys(pieces) if install(report, piece)}
+
+    for script in SCRIPTS:
+        if script in names and "kcat" in installed and not options.kafka:
+            report.run(script, "kcat", lambda s=script: cases.script(s))
+    if clients or "tools" in names:
+        broker = Broker(options.kafka)
+        try:
+            suite = cases.Suite(broker)
+            run_clients(report, suite, names, installed)
+            if "tools" in names and "kafka" in installed:
+                for title, case in tools.all_cases(suite):
+                    report.run("tools", title, case, broker)
+        finally:
+            status = broker.stop()
+        report.run("broker", "ends cleanly on SIGTERM", lambda: ended_cleanly(status), broker)
+    return report.end()
+
+
+def ended_cleanly(status):
+    if status != 0:
+        raise Failed(f"its exit status is {status}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
