@@ -166,7 +166,8 @@ fn batch(records: Option<Bytes>, version: i16) -> Result<Bytes, ErrorCode> {
     // Message sets and batches have their magic in the same place.
     match (version, records.get(MAGIC_AT).map(|magic| *magic as i8)) {
         (0..=2, Some(0 | 1)) => legacy::convert_message_set(&records, legacy::Limits::default()).map_err(legacy_error),
-        (0..=2, None) => Err(ErrorCode::CORRUPT_MESSAGE),
+        // Too short to say what it is.
+        (_, None) => Err(ErrorCode::CORRUPT_MESSAGE),
         (..=6, Some(2)) if is_zstd(&records) => Err(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE),
         (_, Some(2)) => Ok(records),
         (_, _) => Err(ErrorCode::INVALID_RECORD),

@@ -8,7 +8,7 @@ use kafscale_codec::record_batch::{self, BatchBuilder, Record};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The versions that name topics by name and have everything else.
 pub const PRODUCE: i16 = 12;
@@ -94,8 +94,23 @@ impl Client {
         );
     }
 
-    /// Creates a topic with these configs.
+    /// Creates a topic with these configs. Its leaders may take a moment before they serve; clients try again then, and
+    /// so does this.
     pub fn create_topic_with(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> ErrorCode {
+        let error = self.ask_for_topic(name, partitions, configs);
+        let until = Instant::now() + PATIENCE;
+        if error == ErrorCode::NONE {
+            for partition in 0..partitions.max(1) {
+                while self.end_offset(name, partition).unwrap() == Err(ErrorCode::NOT_LEADER_OR_FOLLOWER) {
+                    assert!(Instant::now() < until, "{name}/{partition} has no leader");
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+        }
+        error
+    }
+
+    fn ask_for_topic(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> ErrorCode {
         let topic = CreatableTopic {
             name: name.to_string(),
             num_partitions: partitions,
