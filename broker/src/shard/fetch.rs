@@ -112,10 +112,11 @@ impl Shard {
         for piece in 0..PIECES_MAX {
             let found = match self.look(wanted, offset, limit - bytes.min(limit)) {
                 Look::Done(result) => {
-                    // Errors and the end of the log end the gathering; what was found before stays.
+                    // Errors and the end of the log end the gathering. What was found before stays, unless the
+                    // partition was lost meanwhile: then nobody here can say how far it goes.
                     let end = result.is_empty() || piece + 1 == PIECES_MAX;
                     if piece > 0 && result.error != ErrorCode::NONE {
-                        return gathered;
+                        break;
                     }
                     let next = result.records.last().map_or(offset, |batch| next_offset_of(batch));
                     bytes += result.len();
