@@ -11,12 +11,12 @@ trap 'rm -f "$log"' EXIT
 echo "== format"
 cargo fmt --all --check
 echo "== lints"
-cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+cargo clippy --workspace --all-targets --features kafscale-broker/planted-bugs --locked --quiet -- -D warnings
 echo "== licences and sources"
 ci/deny.sh
 echo "== tests"
 status=0
-cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
+cargo test --workspace --features kafscale-broker/planted-bugs --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
 passed=$(awk '/^test result:/ { n += $4 } END { print n + 0 }' "$log")
 failed=$(awk '/^test result:/ { n += $6 } END { print n + 0 }' "$log")
 echo

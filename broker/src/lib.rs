@@ -14,6 +14,7 @@ pub mod logging;
 pub mod mailbox;
 pub mod metrics;
 pub mod node;
+pub mod planted;
 pub mod runtime;
 pub mod server;
 pub mod settings;

@@ -65,6 +65,12 @@ impl ProduceResult {
             log_start_offset: -1,
         }
     }
+
+    /// Whether it says that the records are stored, be it now or by an earlier request: then it must wait for that to
+    /// be durable.
+    pub fn says_stored(&self) -> bool {
+        matches!(self.error, ErrorCode::NONE | ErrorCode::DUPLICATE_SEQUENCE_NUMBER)
+    }
 }
 
 /// Reads from partitions of one shard.
@@ -168,6 +174,8 @@ pub struct PartitionStats {
     pub topic: String,
     /// The partition.
     pub key: PartitionKey,
+    /// The epoch in which it is owned.
+    pub leader_epoch: i32,
     /// First offset that can be read.
     pub log_start_offset: i64,
     /// Offset after the last durable record.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 pub const BATCHES_PER_PRODUCER: usize = 5;
 
 const MAGIC: &[u8; 4] = b"KPRS";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// One batch of an idempotent producer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,12 @@ pub enum Decision {
         /// When it was accepted, ms since the Unix epoch.
         timestamp: i64,
     },
-    /// One before it is missing, or it is older than what is remembered.
+    /// It is in the log already, before everything that is remembered of its producer: nobody knows where.
+    DuplicateOfOld {
+        /// It lies before this offset.
+        before_offset: i64,
+    },
+    /// One before it is missing.
     OutOfOrderSequence,
     /// A newer incarnation of the producer has written.
     InvalidProducerEpoch,
@@ -54,6 +59,8 @@ pub enum Decision {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Producer {
     epoch: i16,
+    /// Sequence with which it began in this epoch.
+    first_sequence: i32,
     last_timestamp: i64,
     /// Oldest first; never empty.
     batches: VecDeque<Batch>,
@@ -72,6 +79,9 @@ struct Batch {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProducerState {
     producers: BTreeMap<i64, Producer>,
+    /// The largest id that was forgotten. Ids are handed out in ascending order, so a larger one that is not known never
+    /// wrote here.
+    forgotten: Option<i64>,
 }
 
 /// Why bytes are not a snapshot.
@@ -80,10 +90,15 @@ pub struct ProducerState {
 pub struct SnapshotError(&'static str);
 
 impl ProducerState {
-    /// Decides about a batch. A producer that is not known may begin anywhere: it may have been forgotten by expiry.
+    /// Decides about a batch. A producer that may have been forgotten may begin anywhere (KIP-360); one that is new begins
+    /// at 0, or else the second of several requests on their way could get in before a first one that failed.
     pub fn check(&self, producer_id: i64, epoch: i16, base_sequence: i32, last_sequence: i32) -> Decision {
         let Some(producer) = self.producers.get(&producer_id) else {
-            return Decision::Append;
+            return match base_sequence {
+                0 => Decision::Append,
+                _ if self.forgotten >= Some(producer_id) => Decision::Append,
+                _ => Decision::OutOfOrderSequence,
+            };
         };
         if epoch < producer.epoch {
             return Decision::InvalidProducerEpoch;
@@ -103,8 +118,14 @@ impl ProducerState {
                 timestamp: batch.timestamp,
             };
         }
-        match producer.batches.back() {
-            Some(last) if next_sequence(last.last_sequence) != base_sequence => Decision::OutOfOrderSequence,
+        match (producer.batches.front(), producer.batches.back()) {
+            // What began at 0 and has come to here has nothing missing before.
+            (Some(oldest), _) if producer.first_sequence == 0 && precedes(last_sequence, oldest.base_sequence) => {
+                Decision::DuplicateOfOld {
+                    before_offset: oldest.base_offset,
+                }
+            }
+            (_, Some(last)) if next_sequence(last.last_sequence) != base_sequence => Decision::OutOfOrderSequence,
             _ => Decision::Append,
         }
     }
@@ -113,11 +134,13 @@ impl ProducerState {
     pub fn apply(&mut self, change: &ProducerChange) {
         let producer = self.producers.entry(change.producer_id).or_insert_with(|| Producer {
             epoch: change.producer_epoch,
+            first_sequence: change.base_sequence,
             last_timestamp: change.timestamp,
             batches: VecDeque::new(),
         });
         if producer.epoch != change.producer_epoch {
             producer.epoch = change.producer_epoch;
+            producer.first_sequence = change.base_sequence;
             producer.batches.clear();
         }
         if producer.batches.len() == BATCHES_PER_PRODUCER {
@@ -135,8 +158,10 @@ impl ProducerState {
 
     /// Forgets producers that have not written since `before_ms` (ms since the Unix epoch).
     pub fn expire(&mut self, before_ms: i64) {
-        self.producers
-            .retain(|_, producer| producer.last_timestamp >= before_ms);
+        let forgotten = self
+            .producers
+            .extract_if(.., |_, producer| producer.last_timestamp < before_ms);
+        self.forgotten = self.forgotten.max(forgotten.map(|(id, _)| id).max());
     }
 
     /// How many producers are remembered.
@@ -149,15 +174,17 @@ impl ProducerState {
         self.producers.is_empty()
     }
 
-    /// The state as bytes: magic, version, producers, CRC-32C; big-endian.
+    /// The state as bytes: magic, version, largest forgotten id (−1 for none), producers, CRC-32C; big-endian.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         out.put_slice(MAGIC);
         out.put_u16(VERSION);
+        out.put_i64(self.forgotten.unwrap_or(-1));
         out.put_u32(self.producers.len() as u32);
         for (id, producer) in &self.producers {
             out.put_i64(*id);
             out.put_i16(producer.epoch);
+            out.put_i32(producer.first_sequence);
             out.put_i64(producer.last_timestamp);
             out.put_u8(producer.batches.len() as u8);
             for batch in &producer.batches {
@@ -183,11 +210,13 @@ impl ProducerState {
         if rest.try_get_u16().map_err(short)? != VERSION {
             return Err(SnapshotError("unknown version"));
         }
+        let forgotten = Some(rest.try_get_i64().map_err(short)?).filter(|id| *id >= 0);
         let count = rest.try_get_u32().map_err(short)?;
         let mut producers = BTreeMap::new();
         for _ in 0..count {
             let id = rest.try_get_i64().map_err(short)?;
             let epoch = rest.try_get_i16().map_err(short)?;
+            let first_sequence = rest.try_get_i32().map_err(short)?;
             let last_timestamp = rest.try_get_i64().map_err(short)?;
             let mut batches = VecDeque::new();
             for _ in 0..rest.try_get_u8().map_err(short)? {
@@ -203,17 +232,24 @@ impl ProducerState {
                 id,
                 Producer {
                     epoch,
+                    first_sequence,
                     last_timestamp,
                     batches,
                 },
             );
         }
-        Ok(ProducerState { producers })
+        Ok(ProducerState { producers, forgotten })
     }
 }
 
 fn next_sequence(sequence: i32) -> i32 {
     sequence.checked_add(1).unwrap_or(0)
+}
+
+/// Whether `sequence` is nearer behind `other` than before it; after the largest comes 0.
+fn precedes(sequence: i32, other: i32) -> bool {
+    let behind = (i64::from(other) - i64::from(sequence)).rem_euclid(1 << 31);
+    (1..1 << 30).contains(&behind)
 }
 
 #[cfg(test)]
@@ -239,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_five_batches_are_answered_again_and_older_ones_are_out_of_order() {
+    fn the_last_five_batches_are_answered_again_and_older_ones_are_known_to_be_there() {
         let changes: Vec<_> = (0..7).map(|n| change(0, n * 2, n * 2 + 1, i64::from(n) * 2)).collect();
         let state = state(&changes);
         for n in 0..7 {
@@ -247,7 +283,11 @@ mod tests {
             let duplicate =
                 matches!(decision, Decision::Duplicate { base_offset, .. } if base_offset == i64::from(n) * 2);
             assert_eq!(duplicate, n >= 2, "{n}: {decision:?}");
-            assert_eq!(decision == Decision::OutOfOrderSequence, n < 2);
+            assert_eq!(
+                decision == (Decision::DuplicateOfOld { before_offset: 4 }),
+                n < 2,
+                "{decision:?}"
+            );
         }
         assert_eq!(state.check(1, 0, 14, 20), Decision::Append);
         assert_eq!(state.check(1, 0, 15, 20), Decision::OutOfOrderSequence);
@@ -259,11 +299,20 @@ mod tests {
         assert_eq!(state.check(1, 4, 0, 3), Decision::Append);
         assert_eq!(state.check(1, 4, 20, 23), Decision::OutOfOrderSequence);
         assert_eq!(state.check(1, 2, 20, 23), Decision::InvalidProducerEpoch);
-        assert_eq!(
-            state.check(2, 0, 500, 501),
-            Decision::Append,
-            "an unknown producer may have been forgotten"
-        );
+    }
+
+    #[test]
+    fn a_new_producer_begins_at_zero_and_one_that_may_have_been_forgotten_anywhere() {
+        let mut state = state(&[change(0, 0, 9, 0)]);
+        assert_eq!(state.check(2, 0, 5, 6), Decision::OutOfOrderSequence);
+        assert_eq!(state.check(2, 0, 0, 6), Decision::Append);
+        state.expire(i64::MAX);
+        let restored = ProducerState::decode(&state.encode()).unwrap();
+        for state in [state, restored] {
+            assert_eq!(state.check(1, 0, 10, 12), Decision::Append);
+            assert_eq!(state.check(0, 0, 10, 12), Decision::Append);
+            assert_eq!(state.check(2, 0, 5, 6), Decision::OutOfOrderSequence);
+        }
     }
 
     #[test]
@@ -271,6 +320,15 @@ mod tests {
         let state = state(&[change(0, i32::MAX - 1, i32::MAX, 0)]);
         assert_eq!(state.check(1, 0, 0, 5), Decision::Append);
         assert_eq!(state.check(1, 0, 1, 5), Decision::OutOfOrderSequence);
+        assert!(precedes(i32::MAX, 0) && precedes(i32::MAX - 5, 3) && precedes(3, 4));
+        assert!(!precedes(0, i32::MAX) && !precedes(4, 4) && !precedes(4, 3));
+        let state = self::state(&[change(0, 3, 5, 9)]);
+        assert_eq!(
+            state.check(1, 0, 0, 2),
+            Decision::OutOfOrderSequence,
+            "who did not begin at 0 may have left something out"
+        );
+        assert_eq!(state.check(1, 0, 7, 8), Decision::OutOfOrderSequence);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::fetch::{wake_all, wake_ready};
 use super::{LiveObject, PendingProduce, Shard, State};
 use crate::mailbox::ProduceResult;
+use crate::planted::{self, Bug};
 use crate::runtime::Instant;
 use bytes::Bytes;
 use futures::future::select;
@@ -11,6 +12,7 @@ use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::{ObjectRef, PartitionKey};
 use kafscale_storage_engine::wal::decide::{self, PutOutcome, SlotContent, WriterAction};
 use kafscale_storage_engine::wal::{self, Kind, StreamId, WalBuilder};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -38,7 +40,9 @@ struct FlushJob {
     started: Instant,
     key: String,
     body: Vec<Bytes>,
-    finished: FinishedSlot,
+    bytes: u64,
+    /// Partition, position in the object, length; for whoever commits the slot.
+    runs: Cell<Vec<(PartitionKey, u64, u64)>>,
 }
 
 /// Why a slot was not won.
@@ -150,17 +154,20 @@ impl Shard {
             started,
             key: wal::slot_key(&self.config.namespace, stream.id, seq),
             body: object.parts,
-            finished: FinishedSlot {
-                durable_at: started,
-                bytes: object.len,
-                runs,
-            },
+            bytes: object.len,
+            runs: Cell::new(runs),
         })
     }
 
     async fn put(self: Rc<Self>, job: FlushJob) {
+        if planted::is(Bug::WatermarkAhead) {
+            self.commit_slot(&job);
+        }
         match self.win_slot(&job).await {
-            Ok(()) => self.slot_durable(job),
+            Ok(()) => {
+                self.commit_slot(&job);
+                self.release_acks(job.stream);
+            }
             Err(lost) => self.stream_lost(job.stream, lost),
         }
     }
@@ -184,6 +191,7 @@ impl Shard {
             }
             match action {
                 WriterAction::Committed => return Ok(()),
+                WriterAction::Fenced if planted::is(Bug::FenceIgnored) => return Ok(()),
                 WriterAction::Fenced => return Err(Lost::Fenced),
                 WriterAction::GiveUp => {
                     log::error!("slot {} holds another writer's data: the stream is given up", job.key);
@@ -225,13 +233,12 @@ impl Shard {
         }
     }
 
-    /// Slot by slot, in order: high watermarks move, replies go out, waiting consumers are told.
-    fn slot_durable(self: &Rc<Self>, mut job: FlushJob) {
+    /// A slot is durable. Slot by slot, in order: high watermarks move, and waiting consumers are told.
+    fn commit_slot(&self, job: &FlushJob) {
         let mut state = self.state.borrow_mut();
         let State {
             partitions,
             stream,
-            acks,
             memory,
             memory_bytes,
             ..
@@ -242,8 +249,18 @@ impl Shard {
         let now = self.runtime.now();
         self.metrics.ack_uploading.record(now - job.started);
         self.metrics.last_upload_at.set(Some(now));
-        job.finished.durable_at = now;
-        stream.finished.insert(job.seq, job.finished);
+        if job.seq >= stream.next_commit_seq {
+            let runs = job.runs.take();
+            let (bytes, durable_at) = (job.bytes, now);
+            stream.finished.insert(
+                job.seq,
+                FinishedSlot {
+                    bytes,
+                    durable_at,
+                    runs,
+                },
+            );
+        }
         while let Some(slot) = stream.finished.remove(&stream.next_commit_seq) {
             self.metrics.ack_committing.record(now - slot.durable_at);
             let seq = stream.next_commit_seq;
@@ -277,7 +294,6 @@ impl Shard {
             stream.live.insert(seq, live);
             stream.next_commit_seq += 1;
         }
-        acks.release(stream.next_commit_seq).for_each(PendingProduce::answer);
         while *memory_bytes > self.config.tail_memory_bytes {
             let Some((key, base_offset, bytes)) = memory.pop_front() else {
                 break;
@@ -288,6 +304,15 @@ impl Shard {
             }
         }
         self.flush_wake.wake();
+    }
+
+    /// Answers who waits for slots that are committed.
+    fn release_acks(&self, stream: StreamId) {
+        let mut state = self.state.borrow_mut();
+        let State { stream: open, acks, .. } = &mut *state;
+        if let Some(open) = open.as_ref().filter(|open| open.id == stream) {
+            acks.release(open.next_commit_seq).for_each(PendingProduce::answer);
+        }
     }
 
     /// The stream has a successor's fence, or its slot cannot be won: nothing that waits will be acknowledged, and every
@@ -313,8 +338,12 @@ impl State {
     pub(super) fn forget_everything(&mut self, error: ErrorCode) {
         self.stream = None;
         for mut pending in self.acks.fail_all() {
+            if planted::is(Bug::LostWaiter) {
+                std::mem::forget(pending);
+                continue;
+            }
             for (_, result) in &mut pending.results {
-                if result.error == ErrorCode::NONE {
+                if result.says_stored() {
                     *result = ProduceResult::error(error);
                 }
             }

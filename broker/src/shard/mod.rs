@@ -325,6 +325,7 @@ impl Shard {
                 .map(|partition| PartitionStats {
                     topic: partition.topic.name.clone(),
                     key: partition.log.key(),
+                    leader_epoch: partition.log.leader_epoch(),
                     log_start_offset: partition.log.log_start_offset(),
                     high_watermark: partition.log.high_watermark(),
                     tail_bytes: partition.log.tail_bytes(),

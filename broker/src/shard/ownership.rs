@@ -390,7 +390,7 @@ impl State {
         }
         for pending in self.acks.iter_mut() {
             for (at, result) in &mut pending.results {
-                if *at == key && result.error == ErrorCode::NONE {
+                if *at == key && result.says_stored() {
                     *result = ProduceResult::error(error);
                 }
             }

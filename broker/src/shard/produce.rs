@@ -2,6 +2,7 @@
 
 use super::{PendingProduce, Shard, State};
 use crate::mailbox::{ProduceRequest, ProduceResult};
+use crate::planted::{self, Bug};
 use crate::topic_config::TopicConfig;
 use bytes::{Bytes, BytesMut};
 use kafscale_codec::error_code::ErrorCode;
@@ -51,8 +52,8 @@ impl Shard {
         }
         let pending = PendingProduce { results, reply };
         match slot {
-            Some(seq) => state.acks.push(seq, pending),
-            None => pending.answer(),
+            Some(seq) if !planted::is(Bug::AckBeforeDurable) => state.acks.push(seq, pending),
+            _ => pending.answer(),
         }
     }
 
@@ -104,6 +105,7 @@ impl Shard {
         let log_append_time_ms = if config.log_append_time { now_ms } else { -1 };
         match decision {
             Decision::Append => {}
+            Decision::Duplicate { .. } if planted::is(Bug::DuplicateAccepted) => {}
             Decision::Duplicate {
                 base_offset,
                 last_offset,
@@ -119,6 +121,13 @@ impl Shard {
                 return Ok(Accepted {
                     result,
                     slot: log.slot_of(last_offset, next_seq),
+                });
+            }
+            Decision::DuplicateOfOld { before_offset } => {
+                arena.truncate(start);
+                return Ok(Accepted {
+                    result: ProduceResult::error(ErrorCode::DUPLICATE_SEQUENCE_NUMBER),
+                    slot: log.slot_of(before_offset - 1, next_seq),
                 });
             }
             Decision::OutOfOrderSequence | Decision::InvalidProducerEpoch => {
@@ -211,6 +220,6 @@ fn producer_error(decision: Decision) -> ErrorCode {
     match decision {
         Decision::OutOfOrderSequence => ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
         Decision::InvalidProducerEpoch => ErrorCode::INVALID_PRODUCER_EPOCH,
-        Decision::Append | Decision::Duplicate { .. } => ErrorCode::NONE,
+        Decision::Append | Decision::Duplicate { .. } | Decision::DuplicateOfOld { .. } => ErrorCode::NONE,
     }
 }

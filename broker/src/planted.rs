@@ -1,0 +1,42 @@
+//! Bugs planted on purpose, to see that the simulator finds them: each stands where such a bug would be made.
+//!
+//! Without the feature `planted-bugs` nothing of this is in the program; with it, a bug is in force only on a thread that
+//! has called [`plant`].
+
+/// A bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// A produce request is answered once it is buffered.
+    AckBeforeDurable,
+    /// A writer that finds a successor's fence in its slot goes on as if the slot were its own.
+    FenceIgnored,
+    /// The high watermark moves when a put starts.
+    WatermarkAhead,
+    /// Who waits for a slot that is lost gets no answer.
+    LostWaiter,
+    /// A batch that is there already is appended again.
+    DuplicateAccepted,
+}
+
+#[cfg(feature = "planted-bugs")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Puts a bug in force on this thread, or none.
+#[cfg(feature = "planted-bugs")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether this bug is in force.
+#[cfg(feature = "planted-bugs")]
+pub(crate) fn is(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Whether this bug is in force: never.
+#[cfg(not(feature = "planted-bugs"))]
+pub(crate) const fn is(_: Bug) -> bool {
+    false
+}

@@ -1,0 +1,155 @@
+//! Records: what is acknowledged is there, once, at its offset, for ever, and what was read stays.
+
+use crate::executor::World;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A partition, by topic name.
+pub type Place = (String, i32);
+
+/// Identifies a record among all of a run. The upper half is its producer.
+pub type RecordId = u64;
+
+/// The id of a producer's `number`th record.
+pub fn record_id(producer: u32, number: u32) -> RecordId {
+    u64::from(producer) << 32 | u64::from(number)
+}
+
+/// The value that a record carries: its id, and padding that follows from it.
+pub fn value_of(id: RecordId) -> Vec<u8> {
+    let mut value = id.to_be_bytes().to_vec();
+    let padding = (id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 300;
+    value.extend((0..padding).map(|at| (id ^ at) as u8));
+    value
+}
+
+#[derive(Default)]
+struct Log {
+    /// What has been read, or acknowledged, at each offset.
+    known: BTreeMap<i64, RecordId>,
+    acknowledged: BTreeMap<RecordId, i64>,
+    acknowledged_somewhere: BTreeSet<RecordId>,
+    sent: BTreeSet<RecordId>,
+}
+
+/// The book of all partitions.
+pub struct Ledger {
+    world: World,
+    logs: RefCell<BTreeMap<Place, Log>>,
+    /// Producers whose records must be in the order of their numbers.
+    ordered: RefCell<BTreeSet<u32>>,
+}
+
+impl Ledger {
+    /// An empty book.
+    pub fn new(world: &World) -> Self {
+        Ledger {
+            world: world.clone(),
+            logs: RefCell::default(),
+            ordered: RefCell::default(),
+        }
+    }
+
+    /// From now on this producer's records must be in order.
+    pub fn expect_order(&self, producer: u32) {
+        self.ordered.borrow_mut().insert(producer);
+    }
+
+    /// A record is about to be sent.
+    pub fn sent(&self, place: &Place, id: RecordId) {
+        self.logs.borrow_mut().entry(place.clone()).or_default().sent.insert(id);
+    }
+
+    /// The broker says that these records are stored from `base_offset` on.
+    pub fn acknowledged(&self, place: &Place, base_offset: i64, ids: &[RecordId]) {
+        for (offset, id) in (base_offset..).zip(ids) {
+            self.know(place, offset, *id, "acknowledged");
+            let mut logs = self.logs.borrow_mut();
+            let log = logs.entry(place.clone()).or_default();
+            log.acknowledged.insert(*id, offset);
+        }
+    }
+
+    /// The broker says that these records are stored, and not where.
+    pub fn acknowledged_somewhere(&self, place: &Place, ids: &[RecordId]) {
+        let mut logs = self.logs.borrow_mut();
+        let log = logs.entry(place.clone()).or_default();
+        log.acknowledged_somewhere.extend(ids);
+    }
+
+    /// A consumer got this.
+    pub fn read(&self, place: &Place, offset: i64, value: Option<&[u8]>) -> Option<RecordId> {
+        let id = value
+            .and_then(|value| value.get(..8))
+            .and_then(|id| id.try_into().ok())
+            .map(RecordId::from_be_bytes);
+        let Some(id) = id.filter(|id| value == Some(&value_of(*id))) else {
+            self.world
+                .violate(format!("{place:?}: offset {offset} holds what nobody sent"));
+            return None;
+        };
+        self.know(place, offset, id, "read");
+        Some(id)
+    }
+
+    fn know(&self, place: &Place, offset: i64, id: RecordId, how: &str) {
+        let mut logs = self.logs.borrow_mut();
+        let log = logs.entry(place.clone()).or_default();
+        if !log.sent.contains(&id) {
+            self.world.violate(format!(
+                "{place:?}: record {id:#x}, {how} at {offset}, was never sent there"
+            ));
+        }
+        let known = *log.known.entry(offset).or_insert(id);
+        if known != id {
+            self.world.violate(format!(
+                "{place:?}: offset {offset} was {known:#x} and is now {how} as {id:#x}"
+            ));
+        }
+    }
+
+    /// The whole partition as it is after everything: record ids from offset 0 on.
+    pub fn whole(&self, place: &Place, found: &[RecordId]) {
+        let logs = self.logs.borrow();
+        let Some(log) = logs.get(place) else { return };
+        if let Some((offset, id)) = log.known.range(found.len() as i64..).next() {
+            self.world.violate(format!(
+                "{place:?}: offset {offset} was {id:#x}, and the partition ends at {}",
+                found.len()
+            ));
+        }
+        let mut places: BTreeMap<RecordId, usize> = BTreeMap::new();
+        let mut latest: BTreeMap<u32, RecordId> = BTreeMap::new();
+        let ordered = self.ordered.borrow();
+        for (offset, id) in found.iter().enumerate() {
+            if let Some(first) = places.insert(*id, offset) {
+                self.world.violate(format!(
+                    "{place:?}: record {id:#x} is there twice, at {first} and {offset}"
+                ));
+            }
+            let producer = (id >> 32) as u32;
+            let before = latest.insert(producer, *id);
+            if ordered.contains(&producer) && before.is_some_and(|before| before > *id) {
+                self.world
+                    .violate(format!("{place:?}: record {id:#x} at {offset} comes after {before:x?}"));
+            }
+        }
+        if let Some(id) = log.acknowledged_somewhere.iter().find(|id| !places.contains_key(id)) {
+            self.world
+                .violate(format!("{place:?}: record {id:#x} was acknowledged and is not there"));
+        }
+        for (id, offset) in &log.acknowledged {
+            if places.get(id) != Some(&(*offset as usize)) {
+                self.world.violate(format!(
+                    "{place:?}: record {id:#x} was acknowledged at {offset} and is at {:?}",
+                    places.get(id)
+                ));
+            }
+        }
+    }
+
+    /// Records acknowledged in all.
+    pub fn acknowledged_in_all(&self) -> usize {
+        self.logs.borrow().values().map(|log| log.acknowledged.len()).sum()
+    }
+}

@@ -1,0 +1,5 @@
+//! What must hold whatever happens; each file is one promise of docs/architecture.md.
+
+pub mod ledger;
+pub mod ownership;
+pub mod watermark;

@@ -1,0 +1,184 @@
+//! A Kafka client as small as the workloads need it.
+
+use crate::cluster::port;
+use crate::executor::World;
+use crate::net::{Network, SimStream};
+use futures::io::{AsyncReadExt, AsyncWriteExt};
+use kafscale_codec::error_code::ErrorCode;
+use kafscale_codec::frame::FrameDecoder;
+use kafscale_codec::messages::*;
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+const RESPONSE_MAX: usize = 16 << 20;
+
+/// One connection.
+pub struct Connection {
+    stream: SimStream,
+    frames: FrameDecoder,
+    next_id: i32,
+}
+
+impl Connection {
+    /// Sends a request; returns its correlation id.
+    pub async fn send<M: Request>(&mut self, version: i16, request: &M) -> io::Result<i32> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let frame = encode_request(version, id, Some("sim"), request).map_err(io::Error::other)?;
+        self.stream.write_all(&frame.concat()).await?;
+        Ok(id)
+    }
+
+    /// The next response, which must be to the request `id`.
+    pub async fn receive<R: Message>(&mut self, version: i16, id: i32) -> io::Result<R> {
+        loop {
+            if let Some(frame) = self.frames.next_frame().map_err(io::Error::other)? {
+                let (found, response) = decode_response(frame, version).map_err(io::Error::other)?;
+                if found != id {
+                    return Err(io::Error::other(format!("the answer to {id} came as {found}")));
+                }
+                return Ok(response);
+            }
+            let mut piece = [0; 8192];
+            let got = self.stream.read(&mut piece).await?;
+            if got == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.frames.buffer_mut().extend_from_slice(&piece[..got]);
+        }
+    }
+
+    /// Asks and waits for the answer.
+    pub async fn ask<M: Request>(&mut self, version: i16, request: &M) -> io::Result<M::Response> {
+        let id = self.send(version, request).await?;
+        self.receive(version, id).await
+    }
+}
+
+/// What all workloads share.
+#[derive(Clone)]
+pub struct Client {
+    /// Where they live.
+    pub world: World,
+    network: Network,
+    brokers: usize,
+}
+
+/// Leaders of a topic's partitions: broker and epoch.
+pub type Leaders = BTreeMap<i32, (i32, i32)>;
+
+impl Client {
+    /// A client that knows the brokers' addresses.
+    pub fn new(world: &World, network: &Network, brokers: usize) -> Rc<Self> {
+        Rc::new(Client {
+            world: world.clone(),
+            network: network.clone(),
+            brokers,
+        })
+    }
+
+    /// A short pause before something is tried again.
+    pub async fn back_off(&self) {
+        let pause = self.world.draw(|random| random.micros(5_000, 60_000));
+        self.world.sleep(pause).await;
+    }
+
+    /// A connection to a broker.
+    pub async fn connect(&self, id: i32) -> io::Result<Connection> {
+        Ok(Connection {
+            stream: self.network.connect(port(id as usize)).await?,
+            frames: FrameDecoder::new(RESPONSE_MAX),
+            next_id: 1,
+        })
+    }
+
+    /// A connection to any broker; tries until one lets it in.
+    pub async fn bootstrap(&self) -> Connection {
+        loop {
+            let id = self.world.draw(|random| random.below(self.brokers as u64)) as i32;
+            match self.connect(id).await {
+                Ok(connection) => return connection,
+                Err(_) => self.back_off().await,
+            }
+        }
+    }
+
+    /// Asks any broker until one answers.
+    pub async fn ask_anyone<M: Request>(&self, version: i16, request: &M) -> M::Response {
+        loop {
+            let mut connection = self.bootstrap().await;
+            match connection.ask(version, request).await {
+                Ok(response) => return response,
+                Err(_) => self.back_off().await,
+            }
+        }
+    }
+
+    /// Creates a topic; returns once somebody says that it is there.
+    pub async fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, String)]) {
+        let config = |(name, value): &(&str, String)| CreatableTopicConfig {
+            name: name.to_string(),
+            value: Some(value.clone()),
+        };
+        let topic = CreatableTopic {
+            name: name.to_string(),
+            num_partitions: partitions,
+            replication_factor: 1,
+            configs: configs.iter().map(config).collect(),
+            ..CreatableTopic::default()
+        };
+        let request = CreateTopicsRequest {
+            topics: vec![topic],
+            timeout_ms: 1_000,
+            ..CreateTopicsRequest::default()
+        };
+        loop {
+            let error = self.ask_anyone(7, &request).await.topics[0].error_code;
+            match error {
+                ErrorCode::NONE | ErrorCode::TOPIC_ALREADY_EXISTS => return,
+                ErrorCode::INVALID_CONFIG | ErrorCode::INVALID_PARTITIONS => {
+                    self.world.violate(format!("topic {name} is refused: {error:?}"));
+                    return;
+                }
+                _ => self.back_off().await,
+            }
+        }
+    }
+
+    /// The leaders of a topic that somebody knows, perhaps of none.
+    pub async fn leaders(&self, topic: &str) -> Leaders {
+        let request = MetadataRequest {
+            topics: Some(vec![MetadataRequestTopic {
+                name: Some(topic.to_string()),
+                ..MetadataRequestTopic::default()
+            }]),
+            ..MetadataRequest::default()
+        };
+        let response = self.ask_anyone(9, &request).await;
+        let partitions = response.topics.into_iter().flat_map(|topic| topic.partitions);
+        partitions
+            .filter(|partition| partition.leader_id >= 0)
+            .map(|partition| (partition.partition_index, (partition.leader_id, partition.leader_epoch)))
+            .collect()
+    }
+
+    /// A connection to a partition's leader; looks until it finds one.
+    pub async fn connect_to_leader(&self, topic: &str, partition: i32) -> Connection {
+        loop {
+            if let Some((leader, _)) = self.leaders(topic).await.get(&partition) {
+                if let Ok(connection) = self.connect(*leader).await {
+                    return connection;
+                }
+            }
+            self.back_off().await;
+        }
+    }
+
+    /// Sleeps for a time from `low` to `high` milliseconds.
+    pub async fn pause_ms(&self, low: u64, high: u64) {
+        let pause: Duration = self.world.draw(|random| random.micros(low * 1000, high * 1000));
+        self.world.sleep(pause).await;
+    }
+}

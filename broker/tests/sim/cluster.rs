@@ -1,0 +1,227 @@
+//! Brokers made of the real parts above the seams, on simulated machines that share an object store and a metastore.
+
+use crate::executor::{ProcessId, SimRuntime, World, ENVIRONMENT};
+use crate::faults::{Link, Troubles};
+use crate::net::Network;
+use kafscale_broker::assembly::{introduce, Assembly, RunningShard, Seams, Tuning};
+use kafscale_broker::connection;
+use kafscale_broker::metrics::Metrics;
+use kafscale_broker::settings::Settings;
+use kafscale_metastore::faulty::FaultyMetastore;
+use kafscale_metastore::memory::MemoryMetastore;
+use kafscale_metastore::Metastore;
+use kafscale_storage_engine::object_store::faulty::FaultyStore;
+use kafscale_storage_engine::object_store::memory::MemoryStore;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the metastore looks for leases that are over.
+const LEASE_CHECK: Duration = Duration::from_millis(20);
+
+/// Port of broker `id`.
+pub fn port(id: usize) -> u16 {
+    9000 + id as u16
+}
+
+/// What a cluster is made of in one run.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// Brokers.
+    pub brokers: usize,
+    /// Shards of each.
+    pub shards: usize,
+    /// What is set, but for the names.
+    pub settings: Settings,
+    /// What is not.
+    pub tuning: Tuning,
+}
+
+/// One machine with the broker on it.
+struct Machine {
+    process: Option<ProcessId>,
+    shards: Rc<RefCell<Vec<Rc<RunningShard>>>>,
+    troubles: Rc<Troubles>,
+    skew_ms: i64,
+}
+
+/// The cluster.
+pub struct Cluster {
+    world: World,
+    network: Network,
+    shape: Shape,
+    machines: RefCell<Vec<Machine>>,
+    /// What all brokers share.
+    pub store: MemoryStore,
+    metastore: MemoryMetastore,
+}
+
+impl Cluster {
+    /// A cluster with no broker running.
+    pub fn new(world: &World, network: &Network, shape: Shape) -> Rc<Self> {
+        let clock = world.clone();
+        let metastore = MemoryMetastore::new(move || clock.now().as_millis() as u64);
+        let machines = (0..shape.brokers)
+            .map(|_| Machine {
+                process: None,
+                shards: Rc::default(),
+                troubles: Rc::default(),
+                skew_ms: world.draw(|random| random.between(0, 4_000)) as i64 - 2_000,
+            })
+            .collect();
+        let cluster = Rc::new(Cluster {
+            world: world.clone(),
+            network: network.clone(),
+            shape,
+            machines: RefCell::new(machines),
+            store: MemoryStore::new(),
+            metastore: metastore.clone(),
+        });
+        let clock = world.clone();
+        world.spawn(
+            ENVIRONMENT,
+            "leases",
+            Box::pin(async move {
+                loop {
+                    clock.sleep(LEASE_CHECK).await;
+                    metastore.expire(clock.now().as_millis() as u64);
+                }
+            }),
+        );
+        cluster
+    }
+
+    /// Number of brokers, running or not.
+    pub fn len(&self) -> usize {
+        self.shape.brokers
+    }
+
+    /// A broker's troubles.
+    pub fn troubles(&self, id: usize) -> Rc<Troubles> {
+        self.machines.borrow()[id].troubles.clone()
+    }
+
+    /// The running process of a broker.
+    pub fn process(&self, id: usize) -> Option<ProcessId> {
+        self.machines.borrow()[id].process
+    }
+
+    /// Every shard that runs, stalled ones included.
+    pub fn shards(&self) -> Vec<Rc<RunningShard>> {
+        let machines = self.machines.borrow();
+        let shards = machines.iter().flat_map(|machine| machine.shards.borrow().clone());
+        shards.collect()
+    }
+
+    /// Forgets the history of the metastore, as etcd's compaction does.
+    pub fn compact_metastore(&self) {
+        self.metastore.compact(self.metastore.revision());
+    }
+
+    /// Starts a broker that is not running.
+    pub fn start(self: &Rc<Self>, id: usize) {
+        let mut machines = self.machines.borrow_mut();
+        let machine = &mut machines[id];
+        if machine.process.is_some() {
+            return;
+        }
+        let process = self.world.new_process();
+        machine.process = Some(process);
+        machine.shards = Rc::default();
+        let shards = machine.shards.clone();
+        let skew_ms = machine.skew_ms;
+        let link = Link::new(&self.world, machine.troubles.clone());
+        drop(machines);
+        let cluster = self.clone();
+        let main = async move { cluster.serve(id, process, skew_ms, link, shards).await };
+        self.world.spawn(process, "main", Box::pin(main));
+    }
+
+    /// A broker's life, until its process ends.
+    async fn serve(
+        self: Rc<Self>,
+        id: usize,
+        process: ProcessId,
+        skew_ms: i64,
+        link: Rc<Link>,
+        running: Rc<RefCell<Vec<Rc<RunningShard>>>>,
+    ) {
+        let settings = Settings {
+            broker_id: id as i32,
+            advertised_host: "sim".to_string(),
+            advertised_port: port(id),
+            shards: self.shape.shards,
+            ..self.shape.settings.clone()
+        };
+        let metastore: Rc<dyn Metastore> = Rc::new(FaultyMetastore::new(Rc::new(self.metastore.clone()), link.clone()));
+        let (broker, cluster_id) = loop {
+            match introduce(&*metastore, &settings, port(id), Vec::new(), "sim".to_string()).await {
+                Ok(introduced) => break introduced,
+                Err(error) => log::info!("broker {id} cannot start: {error}"),
+            }
+            self.world.sleep(Duration::from_millis(50)).await;
+        };
+        let settings = Arc::new(settings);
+        let (assembly, inboxes) = Assembly::new(settings, self.shape.tuning, broker, cluster_id);
+        // Brokers do not yet agree on who coordinates which groups: only a broker that is alone does.
+        let mut coordinator = (self.shape.brokers == 1).then_some(inboxes.coordinator);
+        for (number, inbox) in inboxes.shards.into_iter().enumerate() {
+            let seams = Seams {
+                runtime: SimRuntime::new(&self.world, process, skew_ms),
+                store: Rc::new(FaultyStore::new(Rc::new(self.store.clone()), link.clone())),
+                metastore: metastore.clone(),
+                metrics: Metrics::new(number),
+            };
+            let shard = assembly.start_shard(number, inbox, coordinator.take(), seams);
+            running.borrow_mut().push(Rc::new(shard));
+        }
+        let accepted = self.network.listen(port(id));
+        while let Ok(stream) = accepted.recv().await {
+            let at = self.world.draw(|random| random.below(self.shape.shards as u64)) as usize;
+            let node = running.borrow()[at].node.clone();
+            let serve = async move {
+                if let Err(error) = connection::serve(node, "/sim".into(), stream).await {
+                    log::debug!("connection ends: {error}");
+                }
+            };
+            self.world.spawn(process, "connection", Box::pin(serve));
+        }
+    }
+
+    /// Ends a broker in the middle of whatever it does.
+    pub fn crash(&self, id: usize) {
+        let (process, shards) = {
+            let mut machines = self.machines.borrow_mut();
+            let machine = &mut machines[id];
+            (machine.process.take(), machine.shards.take())
+        };
+        if let Some(process) = process {
+            self.world.kill(process);
+        }
+        drop(shards);
+        self.network.reset(port(id));
+        // Nobody listens at a dead machine's port.
+        drop(self.network.listen(port(id)));
+    }
+
+    /// Stops a broker as SIGTERM does, for as long as `deadline` allows.
+    pub async fn stop(&self, id: usize, deadline: Duration) {
+        let Some(process) = self.process(id) else {
+            return;
+        };
+        self.network.cut(port(id), true);
+        let (ended, end) = async_channel::bounded::<()>(1);
+        let shards = self.machines.borrow()[id].shards.borrow().clone();
+        let drain = async move {
+            futures::future::join_all(shards.iter().map(|shard| shard.drain())).await;
+            shards.iter().for_each(|shard| shard.stop());
+            drop(ended);
+        };
+        self.world.spawn(process, "drain", Box::pin(drain));
+        futures::future::select(Box::pin(end.recv()), Box::pin(self.world.sleep(deadline))).await;
+        if self.process(id) == Some(process) {
+            self.crash(id);
+        }
+    }
+}

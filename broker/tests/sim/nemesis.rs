@@ -1,0 +1,180 @@
+//! What breaks things, for a while.
+
+use crate::cluster::{port, Cluster};
+use crate::executor::{World, ENVIRONMENT};
+use crate::net::Network;
+use crate::workload::Work;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long a broker has to stop in an orderly way.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Something that goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Crash,
+    CrashAll,
+    Restart,
+    Stall,
+    StoreFaults,
+    StoreSlow,
+    StoreCut,
+    MetaFaults,
+    MetaSlow,
+    MetaCut,
+    ResetLinks,
+    CutLinks,
+    SlowLinks,
+    CompactMetastore,
+}
+
+const FAULTS: [Fault; 14] = [
+    Fault::Crash,
+    Fault::CrashAll,
+    Fault::Restart,
+    Fault::Stall,
+    Fault::StoreFaults,
+    Fault::StoreSlow,
+    Fault::StoreCut,
+    Fault::MetaFaults,
+    Fault::MetaSlow,
+    Fault::MetaCut,
+    Fault::ResetLinks,
+    Fault::CutLinks,
+    Fault::SlowLinks,
+    Fault::CompactMetastore,
+];
+
+/// The bad luck of a run.
+pub struct Nemesis {
+    /// The world.
+    pub world: World,
+    /// The network.
+    pub network: Network,
+    /// The brokers.
+    pub cluster: Rc<Cluster>,
+    /// The clients.
+    pub work: Rc<Work>,
+}
+
+impl Nemesis {
+    /// Breaks things, about every `interval`, until `until`.
+    pub async fn rage(&self, until: Duration, interval: Duration) {
+        let chosen: Vec<Fault> = self.world.draw(|random| {
+            // Not everything in every run: some faults hide others.
+            FAULTS.into_iter().filter(|_| random.permille(450)).collect()
+        });
+        self.work
+            .impatience_permille
+            .set(self.world.draw(|random| *random.pick(&[0, 0, 20, 100])));
+        while self.world.now() < until && !chosen.is_empty() {
+            let pause = self
+                .world
+                .draw(|random| random.micros(1_000, interval.as_micros() as u64 * 2));
+            self.world.sleep(pause).await;
+            let (fault, id, length) = self.world.draw(|random| {
+                (
+                    *random.pick(&chosen),
+                    random.below(self.cluster.len() as u64) as usize,
+                    random.micros(10_000, 4_000_000),
+                )
+            });
+            log::info!("nemesis: {fault:?} at broker {id} for {length:?}");
+            self.strike(fault, id, length);
+        }
+    }
+
+    fn strike(&self, fault: Fault, id: usize, length: Duration) {
+        let (cluster, network, world) = (self.cluster.clone(), self.network.clone(), self.world.clone());
+        let troubles = cluster.troubles(id);
+        let permille = world.draw(|random| random.between(20, 600));
+        let slow = world.draw(|random| random.micros(1_000, 400_000));
+        match fault {
+            Fault::Crash => {
+                cluster.crash(id);
+                self.later(length, move || cluster.start(id));
+            }
+            Fault::CrashAll => {
+                let ids = 0..cluster.len();
+                ids.clone().for_each(|id| cluster.crash(id));
+                self.later(length, move || ids.into_iter().for_each(|id| cluster.start(id)));
+            }
+            Fault::Restart => world.clone().spawn(
+                ENVIRONMENT,
+                "restart",
+                Box::pin(async move {
+                    cluster.stop(id, STOP_DEADLINE).await;
+                    world.sleep(length / 4).await;
+                    cluster.start(id);
+                }),
+            ),
+            Fault::Stall => {
+                if let Some(process) = cluster.process(id) {
+                    world.stall(process, length);
+                }
+            }
+            Fault::StoreFaults => {
+                troubles.store_permille.set(permille);
+                self.later(length, move || troubles.store_permille.set(0));
+            }
+            Fault::StoreCut => {
+                troubles.store_permille.set(1000);
+                self.later(length, move || troubles.store_permille.set(0));
+            }
+            Fault::StoreSlow => {
+                troubles.store_slow.set(slow);
+                self.later(length, move || troubles.store_slow.set(Duration::ZERO));
+            }
+            Fault::MetaFaults => {
+                troubles.meta_permille.set(permille);
+                self.later(length, move || troubles.meta_permille.set(0));
+            }
+            Fault::MetaCut => {
+                troubles.meta_permille.set(1000);
+                self.later(length, move || troubles.meta_permille.set(0));
+            }
+            Fault::MetaSlow => {
+                troubles.meta_slow.set(slow);
+                self.later(length, move || troubles.meta_slow.set(Duration::ZERO));
+            }
+            Fault::ResetLinks => network.reset(port(id)),
+            Fault::CutLinks => {
+                network.reset(port(id));
+                network.cut(port(id), true);
+                self.later(length, move || network.cut(port(id), false));
+            }
+            Fault::SlowLinks => {
+                network.slow(port(id), slow);
+                self.later(length, move || network.slow(port(id), Duration::ZERO));
+            }
+            Fault::CompactMetastore => cluster.compact_metastore(),
+        }
+    }
+
+    /// Makes everything well again: from here on the cluster has to get itself together.
+    pub fn heal(&self) {
+        self.work.impatience_permille.set(0);
+        for id in 0..self.cluster.len() {
+            self.cluster.troubles(id).heal();
+            self.network.cut(port(id), false);
+            self.network.slow(port(id), Duration::ZERO);
+            match self.cluster.process(id) {
+                Some(process) => self.world.resume(process),
+                None => self.cluster.start(id),
+            }
+        }
+    }
+
+    fn later(&self, pause: Duration, act: impl FnOnce() + 'static) {
+        let sleep = self.world.sleep(pause);
+        self.world.spawn(
+            ENVIRONMENT,
+            "nemesis",
+            Box::pin(async move {
+                sleep.await;
+                act();
+            }),
+        );
+    }
+}

@@ -1,0 +1,54 @@
+//! Does the simulator find bugs? Each of these was planted on purpose, and must be found within some hundred seeds.
+
+use crate::run_safely;
+use kafscale_broker::planted::{plant, Bug};
+
+/// Seeds in which a planted bug must show.
+const SEEDS: u64 = 500;
+
+fn seed_that_finds(bug: Bug) -> Option<(u64, String)> {
+    plant(Some(bug));
+    let found = (0..SEEDS).find_map(|seed| run_safely(seed).violation.map(|what| (seed, what)));
+    plant(None);
+    found
+}
+
+fn must_be_found(bug: Bug) {
+    crate::start_logging();
+    match seed_that_finds(bug) {
+        Some((seed, what)) => {
+            println!("{bug:?} is found by seed {seed}: {what}");
+            assert_eq!(
+                run_safely(seed).violation,
+                None,
+                "seed {seed} fails without the bug too"
+            );
+        }
+        None => panic!("{bug:?} is not found in {SEEDS} seeds"),
+    }
+}
+
+#[test]
+fn an_acknowledgement_before_the_put_is_found() {
+    must_be_found(Bug::AckBeforeDurable);
+}
+
+#[test]
+fn a_fence_that_is_ignored_is_found() {
+    must_be_found(Bug::FenceIgnored);
+}
+
+#[test]
+fn a_high_watermark_ahead_of_the_put_is_found() {
+    must_be_found(Bug::WatermarkAhead);
+}
+
+#[test]
+fn a_waiter_that_is_forgotten_is_found() {
+    must_be_found(Bug::LostWaiter);
+}
+
+#[test]
+fn a_duplicate_that_is_appended_is_found() {
+    must_be_found(Bug::DuplicateAccepted);
+}

@@ -1,0 +1,258 @@
+//! One run: a cluster, its clients, its bad luck, and what is checked of it, all from a seed.
+
+use crate::checkers::ledger::{Ledger, Place};
+use crate::checkers::ownership::Ownership;
+use crate::checkers::watermark::Watermarks;
+use crate::client::Client;
+use crate::cluster::{Cluster, Shape};
+use crate::executor::{World, ENVIRONMENT};
+use crate::nemesis::Nemesis;
+use crate::net::Network;
+use crate::random::Random;
+use crate::workload::{check_whole, consumer, end_offset, idempotent_producer, plain_producer, Work};
+use kafscale_broker::assembly::Tuning;
+use kafscale_broker::settings::Settings;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A run that takes longer than this, in its own time, will never end.
+const RUN_MAX: Duration = Duration::from_secs(600);
+
+/// Once all is well, everybody must have finished within this.
+const PROGRESS_MAX: Duration = Duration::from_secs(60);
+
+/// After this everybody has heard who leads what.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// How often the checkers look into the shards.
+const LOOK: Duration = Duration::from_millis(7);
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Hash of all steps: the same for the same seed.
+    pub trace: u64,
+    /// Steps of all tasks.
+    pub steps: u64,
+    /// Records that were acknowledged.
+    pub acknowledged: usize,
+    /// Time that passed in the run.
+    pub time: Duration,
+    /// The first promise that was broken.
+    pub violation: Option<String>,
+}
+
+/// Runs one seed.
+pub fn run(seed: u64) -> Report {
+    let world = World::new(seed);
+    let finished = Rc::new(Cell::new(false));
+    let acknowledged = Rc::new(Cell::new(0));
+    let (whole, end, counted) = (world.clone(), finished.clone(), acknowledged.clone());
+    world.spawn(
+        ENVIRONMENT,
+        "scenario",
+        Box::pin(async move {
+            counted.set(scenario(whole).await);
+            end.set(true);
+        }),
+    );
+    let done = finished.clone();
+    world.run(RUN_MAX, || done.get());
+    if !finished.get() {
+        world.violate("the run does not end".to_string());
+    }
+    let report = Report {
+        trace: world.trace(),
+        steps: world.steps(),
+        acknowledged: acknowledged.get(),
+        time: world.now(),
+        violation: world.violation(),
+    };
+    world.kill(ENVIRONMENT);
+    report
+}
+
+struct Plan {
+    topics: Vec<(String, i32)>,
+    idempotent: u32,
+    plain: u32,
+    batches: usize,
+    rage: Duration,
+    interval: Duration,
+}
+
+fn draw_shape(random: &mut Random) -> Shape {
+    let brokers = *random.pick(&[1, 1, 2, 3]);
+    let settings = Settings {
+        flush_interval_ms: *random.pick(&[0, 0, 2, 20]),
+        flush_bytes: *random.pick(&[2_000, 20_000, 1 << 20]),
+        flush_pipeline: random.between(1, 4) as usize,
+        tail_memory_bytes: *random.pick(&[0, 4_000, 1 << 20]),
+        cache_bytes: *random.pick(&[0, 8_000, 1 << 20]),
+        broker_lease_ttl_ms: random.between(300, 1_500),
+        auto_create_topics: false,
+        group_initial_rebalance_delay_ms: 0,
+        ..Settings::default()
+    };
+    let tuning = Tuning {
+        live_slots_max: random.between(2, 12) as usize,
+        housekeeping_interval: random.micros(5_000, 200_000),
+        reconcile_interval: random.micros(50_000, 1_000_000),
+        delete_grace: random.micros(500_000, 3_000_000),
+        put_give_up: random.micros(300_000, 3_000_000),
+    };
+    Shape {
+        brokers,
+        shards: random.between(1, 2) as usize,
+        settings,
+        tuning,
+    }
+}
+
+fn draw_plan(random: &mut Random) -> Plan {
+    let topics = (0..random.between(1, 2))
+        .map(|at| (format!("t{at}"), random.between(1, 3) as i32))
+        .collect();
+    Plan {
+        topics,
+        idempotent: random.between(1, 3) as u32,
+        plain: random.between(0, 1) as u32,
+        batches: random.between(5, 40) as usize,
+        rage: random.micros(200_000, 5_000_000),
+        interval: random.micros(50_000, 600_000),
+    }
+}
+
+/// Returns how many records were acknowledged.
+async fn scenario(world: World) -> usize {
+    let network = Network::new(&world);
+    let shape = world.draw(draw_shape);
+    let plan = world.draw(draw_plan);
+    let brokers = shape.brokers;
+    log::info!("{brokers} brokers of {} shards", shape.shards);
+    let cluster = Cluster::new(&world, &network, shape);
+    (0..brokers).for_each(|id| cluster.start(id));
+    let work = Rc::new(Work {
+        client: Client::new(&world, &network, brokers),
+        ledger: Ledger::new(&world),
+        impatience_permille: Cell::new(0),
+        ends: RefCell::default(),
+        busy: RefCell::default(),
+    });
+    look_into_shards(&world, &cluster);
+    for (name, partitions) in &plan.topics {
+        let segment_bytes = world.draw(|random| random.between(1_100, 20_000)).to_string();
+        let configs = [("segment.bytes", segment_bytes)];
+        work.client.create_topic(name, *partitions, &configs).await;
+    }
+    start_workloads(&world, &work, &plan);
+    let nemesis = Nemesis {
+        world: world.clone(),
+        network,
+        cluster: cluster.clone(),
+        work: work.clone(),
+    };
+    nemesis.rage(world.now() + plan.rage, plan.interval).await;
+    log::info!("nemesis rests");
+    nemesis.heal();
+    if !wait_until_idle(&world, &work, |who| who.contains("producer")).await {
+        return 0;
+    }
+    // A broker that has just woken up may not know yet that others have taken over, and would name an old end.
+    world.sleep(SETTLE).await;
+    // A consumer that waits for more does not know yet that there is nothing more.
+    let mut ends = std::collections::BTreeMap::new();
+    for (name, partitions) in &plan.topics {
+        for partition in 0..*partitions {
+            let place: Place = (name.clone(), partition);
+            let end = end_offset(&work.client, &place).await;
+            ends.insert(place, end);
+        }
+    }
+    *work.ends.borrow_mut() = Some(ends.clone());
+    if !wait_until_idle(&world, &work, |_| true).await {
+        return 0;
+    }
+    for round in 0..2 {
+        if round > 0 {
+            // What is durable does not need anybody's memory.
+            (0..brokers).for_each(|id| cluster.crash(id));
+            (0..brokers).for_each(|id| cluster.start(id));
+        }
+        for (place, end) in &ends {
+            let check = check_whole(work.clone(), place.clone(), *end);
+            world.spawn(world.new_process(), "reader", Box::pin(check));
+        }
+        world.sleep(Duration::from_millis(1)).await;
+        if !wait_until_idle(&world, &work, |_| true).await {
+            return 0;
+        }
+    }
+    work.ledger.acknowledged_in_all()
+}
+
+fn start_workloads(world: &World, work: &Rc<Work>, plan: &Plan) {
+    let mut number = 0;
+    let places: Vec<Place> = plan
+        .topics
+        .iter()
+        .flat_map(|(name, partitions)| (0..*partitions).map(|at| (name.clone(), at)))
+        .collect();
+    for _ in 0..plan.idempotent {
+        number += 1;
+        let place = world.draw(|random| random.pick(&places).clone());
+        let produce = idempotent_producer(work.clone(), number, place, plan.batches);
+        world.spawn(world.new_process(), "idempotent", Box::pin(produce));
+    }
+    for (name, partitions) in &plan.topics {
+        for _ in 0..plan.plain {
+            number += 1;
+            let produce = plain_producer(work.clone(), number, name.clone(), *partitions, plan.batches);
+            world.spawn(world.new_process(), "plain", Box::pin(produce));
+        }
+        number += 1;
+        let consume = consumer(work.clone(), number, name.clone(), *partitions);
+        world.spawn(world.new_process(), "consumer", Box::pin(consume));
+    }
+}
+
+/// Waits until nobody of these is busy; says so if they never end.
+async fn wait_until_idle(world: &World, work: &Work, counts: impl Fn(&str) -> bool) -> bool {
+    let until = world.now() + PROGRESS_MAX;
+    // Whoever was just started has not said yet that it is busy.
+    world.sleep(Duration::from_millis(5)).await;
+    while world.now() < until {
+        if !work.busy.borrow().keys().any(|who| counts(who)) {
+            return true;
+        }
+        world.sleep(Duration::from_millis(20)).await;
+    }
+    let busy = work.busy.borrow();
+    let stuck: Vec<String> = busy
+        .iter()
+        .filter(|(who, _)| counts(who))
+        .map(|(who, what)| format!("{who} {what}"))
+        .collect();
+    world.violate(format!("no progress in {PROGRESS_MAX:?}: {}", stuck.join("; ")));
+    false
+}
+
+fn look_into_shards(world: &World, cluster: &Rc<Cluster>) {
+    let (ownership, watermarks) = (Ownership::new(world), Watermarks::new(world));
+    let (clock, cluster) = (world.clone(), cluster.clone());
+    world.spawn(
+        ENVIRONMENT,
+        "checkers",
+        Box::pin(async move {
+            loop {
+                clock.sleep(LOOK).await;
+                for running in cluster.shards() {
+                    let stats = running.shard.stats();
+                    ownership.look(running.shard.config.incarnation, &stats);
+                    watermarks.look(&stats);
+                }
+            }
+        }),
+    );
+}

@@ -1,0 +1,473 @@
+//! Producers, idempotent and not, and consumers.
+
+use crate::checkers::ledger::{record_id, value_of, Ledger, Place, RecordId};
+use crate::client::{Client, Connection};
+use bytes::Bytes;
+use kafscale_codec::compression::Compression;
+use kafscale_codec::error_code::ErrorCode;
+use kafscale_codec::messages::*;
+use kafscale_codec::record_batch::{self, BatchBuilder};
+use std::cell::{Cell, RefCell};
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+
+const PRODUCE: i16 = 9;
+const FETCH: i16 = 12;
+const LIST_OFFSETS: i16 = 6;
+
+/// Requests that an idempotent producer has under way at most (`max.in.flight.requests.per.connection`).
+const IN_FLIGHT_MAX: usize = 5;
+
+/// Longer than any run: an answer that is lost must show as one, not as a request that timed out.
+const PRODUCE_TIMEOUT_MS: i32 = 3_600_000;
+
+/// Timestamp of all records: far from any limit.
+const TIMESTAMP_MS: i64 = 1_700_000_000_000;
+
+/// What the workloads of a run share.
+pub struct Work {
+    /// The way to the cluster.
+    pub client: Rc<Client>,
+    /// The book.
+    pub ledger: Ledger,
+    /// Of a thousand chances to drop a connection in the middle, clients take so many.
+    pub impatience_permille: Cell<u64>,
+    /// Where each partition ends, once nothing is produced any more.
+    pub ends: RefCell<Option<BTreeMap<Place, i64>>>,
+    /// Who has not finished, and what it does.
+    pub busy: RefCell<BTreeMap<String, String>>,
+}
+
+impl Work {
+    /// Notes what `who` does.
+    fn doing(&self, who: &str, what: impl FnOnce() -> String) {
+        self.busy.borrow_mut().insert(who.to_string(), what());
+    }
+
+    /// `who` has finished.
+    fn done(&self, who: &str) {
+        self.busy.borrow_mut().remove(who);
+    }
+
+    fn loses_patience(&self) -> bool {
+        let chance = self.impatience_permille.get();
+        self.client.world.draw(|random| random.permille(chance))
+    }
+
+    fn draw_compression(&self) -> Compression {
+        self.client.world.draw(|random| match random.permille(150) {
+            true => *random.pick(&[Compression::Gzip, Compression::Lz4]),
+            false => Compression::None,
+        })
+    }
+}
+
+struct Batch {
+    sequence: i32,
+    ids: Vec<RecordId>,
+    bytes: Bytes,
+}
+
+fn produce_request(topic: &str, batches: Vec<(i32, Bytes)>) -> ProduceRequest {
+    let partition_data = batches
+        .into_iter()
+        .map(|(index, records)| PartitionProduceData {
+            index,
+            records: Some(records),
+        })
+        .collect();
+    ProduceRequest {
+        transactional_id: None,
+        acks: -1,
+        timeout_ms: PRODUCE_TIMEOUT_MS,
+        topic_data: vec![TopicProduceData {
+            name: topic.to_string(),
+            partition_data,
+            ..TopicProduceData::default()
+        }],
+    }
+}
+
+/// An idempotent producer to one partition: several requests under way, all sent again in order after trouble.
+pub async fn idempotent_producer(work: Rc<Work>, number: u32, place: Place, batches: usize) {
+    let who = format!("idempotent producer {number} to {place:?}");
+    work.doing(&who, || "asks for its id".to_string());
+    work.ledger.expect_order(number);
+    let client = &work.client;
+    let init = loop {
+        let init = client.ask_anyone(4, &InitProducerIdRequest::default()).await;
+        match init.error_code {
+            ErrorCode::NONE => break init,
+            _ => client.back_off().await,
+        }
+    };
+    let (mut queue, mut made, mut sequence, mut sent) = (VecDeque::<Batch>::new(), 0usize, 0i32, 0u32);
+    let mut open: Option<(Connection, VecDeque<i32>)> = None;
+    let mut last_error = ErrorCode::NONE;
+    loop {
+        while queue.len() < IN_FLIGHT_MAX && made < batches {
+            let count = client.world.draw(|random| random.between(1, 4)) as u32;
+            let ids: Vec<RecordId> = (sent..sent + count).map(|at| record_id(number, at)).collect();
+            let mut builder = BatchBuilder::new().compression(work.draw_compression()).producer(
+                init.producer_id,
+                init.producer_epoch,
+                sequence,
+            );
+            for id in &ids {
+                work.ledger.sent(&place, *id);
+                builder.push(TIMESTAMP_MS, None, Some(&value_of(*id)), &[]);
+            }
+            let bytes = builder.build().expect("these records can be compressed");
+            queue.push_back(Batch { sequence, ids, bytes });
+            sequence += count as i32;
+            sent += count;
+            made += 1;
+        }
+        if queue.is_empty() {
+            break;
+        }
+        let next = queue[0].sequence;
+        work.doing(&who, || format!("sends sequence {next}, last error {last_error:?}"));
+        let (mut connection, mut in_flight) = match open.take() {
+            Some(open) => open,
+            None => (client.connect_to_leader(&place.0, place.1).await, VecDeque::new()),
+        };
+        let exchanged = exchange(&work, &mut connection, &mut in_flight, &place, &mut queue).await;
+        match exchanged {
+            Ok(ErrorCode::NONE) => open = Some((connection, in_flight)),
+            Ok(error) => {
+                last_error = error;
+                client.back_off().await;
+            }
+            Err(_) => client.back_off().await,
+        }
+        if work.loses_patience() {
+            open = None;
+        }
+        if client.world.draw(|random| random.permille(300)) {
+            client.pause_ms(1, 120).await;
+        }
+    }
+    work.done(&who);
+}
+
+/// Fills the pipeline and takes one answer from it; after an error, all of them. What is acknowledged leaves the queue.
+async fn exchange(
+    work: &Work,
+    connection: &mut Connection,
+    in_flight: &mut VecDeque<i32>,
+    place: &Place,
+    queue: &mut VecDeque<Batch>,
+) -> io::Result<ErrorCode> {
+    while in_flight.len() < queue.len() {
+        let batch = &queue[in_flight.len()];
+        let request = produce_request(&place.0, vec![(place.1, batch.bytes.clone())]);
+        in_flight.push_back(connection.send(PRODUCE, &request).await?);
+    }
+    let mut first_error = ErrorCode::NONE;
+    let mut passed = 0;
+    while let Some(id) = in_flight.pop_front() {
+        let response: ProduceResponse = connection.receive(PRODUCE, id).await?;
+        let answer = &response.responses[0].partition_responses[0];
+        if matches!(
+            answer.error_code,
+            ErrorCode::NONE | ErrorCode::DUPLICATE_SEQUENCE_NUMBER
+        ) {
+            let batch = queue.remove(passed).expect("each request in flight has its batch");
+            match answer.error_code {
+                ErrorCode::NONE => work.ledger.acknowledged(place, answer.base_offset, &batch.ids),
+                _ => work.ledger.acknowledged_somewhere(place, &batch.ids),
+            }
+            if first_error == ErrorCode::NONE {
+                return Ok(ErrorCode::NONE);
+            }
+        } else {
+            passed += 1;
+            if first_error == ErrorCode::NONE {
+                first_error = answer.error_code;
+            }
+        }
+    }
+    Ok(first_error)
+}
+
+/// A producer without idempotence: one request under way, to several partitions; what fails is not sent again.
+pub async fn plain_producer(work: Rc<Work>, number: u32, topic: String, partitions: i32, requests: usize) {
+    let who = format!("plain producer {number} to {topic}");
+    let client = &work.client;
+    let mut sent = 0u32;
+    for request in 0..requests {
+        work.doing(&who, || format!("sends request {request}"));
+        let leaders = client.leaders(&topic).await;
+        let Some((leader, _)) = leaders.values().next().copied() else {
+            client.back_off().await;
+            continue;
+        };
+        let mut batches = Vec::new();
+        let mut ids = BTreeMap::new();
+        for partition in 0..partitions {
+            if leaders.get(&partition).map(|(leader, _)| *leader) != Some(leader) {
+                continue;
+            }
+            let place = (topic.clone(), partition);
+            let id = record_id(number, sent);
+            sent += 1;
+            work.ledger.sent(&place, id);
+            let mut builder = BatchBuilder::new().compression(work.draw_compression());
+            builder.push(TIMESTAMP_MS, None, Some(&value_of(id)), &[]);
+            batches.push((partition, builder.build().expect("this record can be compressed")));
+            ids.insert(partition, (place, id));
+        }
+        if let Err(error) = send_once(&work, leader, &topic, batches, &ids).await {
+            log::debug!("{who}: {error}");
+            client.back_off().await;
+        }
+        client.pause_ms(0, 80).await;
+    }
+    work.done(&who);
+}
+
+async fn send_once(
+    work: &Work,
+    leader: i32,
+    topic: &str,
+    batches: Vec<(i32, Bytes)>,
+    ids: &BTreeMap<i32, (Place, RecordId)>,
+) -> io::Result<()> {
+    let mut connection = work.client.connect(leader).await?;
+    let id = connection.send(PRODUCE, &produce_request(topic, batches)).await?;
+    if work.loses_patience() {
+        return Ok(());
+    }
+    let response: ProduceResponse = connection.receive(PRODUCE, id).await?;
+    for answer in response.responses.iter().flat_map(|topic| &topic.partition_responses) {
+        if let (ErrorCode::NONE, Some((place, id))) = (answer.error_code, ids.get(&answer.index)) {
+            work.ledger.acknowledged(place, answer.base_offset, &[*id]);
+        }
+    }
+    Ok(())
+}
+
+/// Where a consumer is in one partition.
+#[derive(Debug, Clone, Copy, Default)]
+struct Position {
+    offset: i64,
+    /// The newest epoch heard of: a client does not go back to an older leader.
+    epoch: i32,
+    leader: Option<i32>,
+}
+
+/// A consumer of a whole topic, from the beginning to wherever it ends.
+pub async fn consumer(work: Rc<Work>, number: u32, topic: String, partitions: i32) {
+    let who = format!("consumer {number} of {topic}");
+    let client = &work.client;
+    let mut positions: BTreeMap<i32, Position> = (0..partitions).map(|at| (at, Position::default())).collect();
+    let mut connections: BTreeMap<i32, Connection> = BTreeMap::new();
+    loop {
+        work.doing(&who, || format!("is at {positions:?}"));
+        let left: Vec<i32> = {
+            let ends = work.ends.borrow();
+            let is_over = |at: &i32| match &*ends {
+                Some(ends) => positions[at].offset >= ends[&(topic.clone(), *at)],
+                None => false,
+            };
+            positions.keys().copied().filter(|at| !is_over(at)).collect()
+        };
+        if left.is_empty() {
+            break;
+        }
+        let Some(leader) = left.iter().find_map(|at| positions[at].leader) else {
+            for (at, (leader, epoch)) in client.leaders(&topic).await {
+                if let Some(position) = positions.get_mut(&at).filter(|position| position.epoch <= epoch) {
+                    (position.leader, position.epoch) = (Some(leader), epoch);
+                }
+            }
+            client.pause_ms(1, 20).await;
+            continue;
+        };
+        let asked: Vec<i32> = left
+            .into_iter()
+            .filter(|at| positions[at].leader == Some(leader))
+            .collect();
+        let fetched = fetch_some(&work, &mut connections, leader, &topic, &asked, &mut positions).await;
+        if fetched.is_err() || work.loses_patience() {
+            connections.remove(&leader);
+        }
+        if fetched.is_err() || client.world.draw(|random| random.permille(100)) {
+            // Others of its partitions may have moved.
+            positions.values_mut().for_each(|position| position.leader = None);
+        }
+    }
+    work.done(&who);
+}
+
+async fn fetch_some(
+    work: &Work,
+    connections: &mut BTreeMap<i32, Connection>,
+    leader: i32,
+    topic: &str,
+    asked: &[i32],
+    positions: &mut BTreeMap<i32, Position>,
+) -> io::Result<()> {
+    let connection = match connections.entry(leader) {
+        Entry::Occupied(open) => open.into_mut(),
+        Entry::Vacant(none) => none.insert(work.client.connect(leader).await?),
+    };
+    let (wait, bytes) = work
+        .client
+        .world
+        .draw(|random| (random.between(0, 300), random.between(1, 8_000)));
+    let partition = |at: &i32| FetchPartition {
+        partition: *at,
+        current_leader_epoch: positions[at].epoch,
+        fetch_offset: positions[at].offset,
+        partition_max_bytes: bytes as i32,
+        ..FetchPartition::default()
+    };
+    let request = FetchRequest {
+        max_wait_ms: wait as i32,
+        min_bytes: 1,
+        max_bytes: 1 << 20,
+        topics: vec![FetchTopic {
+            topic: topic.to_string(),
+            partitions: asked.iter().map(partition).collect(),
+            ..FetchTopic::default()
+        }],
+        ..FetchRequest::default()
+    };
+    let response = connection.ask(FETCH, &request).await?;
+    for data in response.responses.iter().flat_map(|topic| &topic.partitions) {
+        let place = (topic.to_string(), data.partition_index);
+        let Some(position) = positions.get_mut(&data.partition_index) else {
+            continue;
+        };
+        match data.error_code {
+            ErrorCode::NONE => {}
+            ErrorCode::OFFSET_OUT_OF_RANGE => {
+                let world = &work.client.world;
+                world.violate(format!(
+                    "{place:?}: {position:?} is out of range, high watermark {}",
+                    data.high_watermark
+                ));
+            }
+            _ => {
+                position.leader = None;
+                continue;
+            }
+        }
+        take_records(work, &place, data, &mut position.offset);
+    }
+    Ok(())
+}
+
+/// Books the records of an answer and moves the position behind them.
+fn take_records(work: &Work, place: &Place, data: &PartitionData, offset: &mut i64) {
+    let world = &work.client.world;
+    let bytes = data.records.iter().flat_map(|records| &records.0).flatten().copied();
+    let bytes: Vec<u8> = bytes.collect();
+    for batch in record_batch::iter_batches(&bytes) {
+        let records = batch.and_then(|(_, batch)| {
+            record_batch::validate(batch)?;
+            record_batch::records(batch)
+        });
+        let records = match records {
+            Ok(records) => records,
+            Err(error) => return world.violate(format!("{place:?}: bad batch after {offset}: {error}")),
+        };
+        for record in records {
+            if record.offset < *offset {
+                continue;
+            }
+            if record.offset != *offset || record.offset >= data.high_watermark {
+                world.violate(format!(
+                    "{place:?}: {} follows {offset}, high watermark {}",
+                    record.offset, data.high_watermark
+                ));
+            }
+            work.ledger.read(place, record.offset, record.value.as_deref());
+            *offset = record.offset + 1;
+        }
+    }
+}
+
+/// Where a partition ends now.
+pub async fn end_offset(client: &Client, place: &Place) -> i64 {
+    let request = ListOffsetsRequest {
+        topics: vec![ListOffsetsTopic {
+            name: place.0.clone(),
+            partitions: vec![ListOffsetsPartition {
+                partition_index: place.1,
+                timestamp: -1,
+                ..ListOffsetsPartition::default()
+            }],
+        }],
+        ..ListOffsetsRequest::default()
+    };
+    loop {
+        let mut connection = client.connect_to_leader(&place.0, place.1).await;
+        if let Ok(response) = connection.ask(LIST_OFFSETS, &request).await {
+            let answer = &response.topics[0].partitions[0];
+            if answer.error_code == ErrorCode::NONE {
+                return answer.offset;
+            }
+        }
+        client.back_off().await;
+    }
+}
+
+/// Reads a partition from its first offset to `end`, and has the book look at the whole.
+pub async fn check_whole(work: Rc<Work>, place: Place, end: i64) {
+    let who = format!("reader of all of {place:?}");
+    let mut found = Vec::new();
+    while (found.len() as i64) < end {
+        work.doing(&who, || format!("is at {} of {end}", found.len()));
+        let mut connection = work.client.connect_to_leader(&place.0, place.1).await;
+        let request = FetchRequest {
+            max_wait_ms: 100,
+            min_bytes: 1,
+            max_bytes: 1 << 20,
+            topics: vec![FetchTopic {
+                topic: place.0.clone(),
+                partitions: vec![FetchPartition {
+                    partition: place.1,
+                    fetch_offset: found.len() as i64,
+                    partition_max_bytes: 1 << 20,
+                    ..FetchPartition::default()
+                }],
+                ..FetchTopic::default()
+            }],
+            ..FetchRequest::default()
+        };
+        let Ok(response) = connection.ask(FETCH, &request).await else {
+            work.client.back_off().await;
+            continue;
+        };
+        for data in response.responses.iter().flat_map(|topic| &topic.partitions) {
+            let mut offset = found.len() as i64;
+            let bytes: Vec<u8> = data
+                .records
+                .iter()
+                .flat_map(|records| &records.0)
+                .flatten()
+                .copied()
+                .collect();
+            take_records(&work, &place, data, &mut offset);
+            for record in record_batch::iter_batches(&bytes)
+                .filter_map(Result::ok)
+                .flat_map(|(_, batch)| record_batch::records(batch).unwrap_or_default())
+                .filter(|record| record.offset >= found.len() as i64)
+                .collect::<Vec<_>>()
+            {
+                let id = record
+                    .value
+                    .as_deref()
+                    .and_then(|value| value.get(..8)?.try_into().ok());
+                found.push(id.map_or(0, RecordId::from_be_bytes));
+            }
+        }
+    }
+    work.ledger.whole(&place, &found);
+    work.done(&who);
+}
