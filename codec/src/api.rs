@@ -59,12 +59,19 @@ api_keys! {
     OffsetForLeaderEpoch = 23, flexible 4,
     DescribeConfigs = 32, flexible 4,
     AlterConfigs = 33, flexible 2,
+    DescribeLogDirs = 35, flexible 2,
     SaslAuthenticate = 36, flexible 2,
     CreatePartitions = 37, flexible 2,
     DeleteGroups = 42, flexible 2,
     IncrementalAlterConfigs = 44, flexible 1,
     OffsetDelete = 47, flexible 32767,
+    DescribeClientQuotas = 48, flexible 1,
     DescribeCluster = 60, flexible 0,
+    DescribeProducers = 61, flexible 0,
+    ListTransactions = 66, flexible 0,
+    ConsumerGroupHeartbeat = 68, flexible 0,
+    ConsumerGroupDescribe = 69, flexible 0,
+    DescribeTopicPartitions = 75, flexible 0,
 }
 
 impl ApiKey {

@@ -7,5 +7,7 @@ pub mod frame;
 pub mod legacy;
 pub mod messages;
 pub mod record_batch;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod types;
 pub mod wire;

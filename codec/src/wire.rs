@@ -438,3 +438,28 @@ impl<T: Field> Field for Option<Vec<T>> {
         }
     }
 }
+
+/// A structure that may be null goes behind a byte: 1, or −1 for null.
+pub(crate) fn write_nullable_struct<T: Field>(
+    value: Option<&T>,
+    writer: &mut Writer,
+    form: Form,
+) -> Result<(), EncodeError> {
+    match value {
+        Some(value) => {
+            1i8.write(writer, form)?;
+            value.write(writer, form)
+        }
+        None if form.nullable => (-1i8).write(writer, form),
+        None => Err(EncodeError::UnexpectedNull(form.version)),
+    }
+}
+
+/// As [`write_nullable_struct`]; any negative byte is null, as it is for Kafka.
+pub(crate) fn read_nullable_struct<T: Field>(reader: &mut Reader, form: Form) -> Result<Option<T>, DecodeError> {
+    match i8::read(reader, form)? {
+        0.. => Ok(Some(T::read(reader, form)?)),
+        _ if form.nullable => Ok(None),
+        _ => Err(DecodeError::UnexpectedNull),
+    }
+}

@@ -6,5 +6,6 @@
 mod bad_batches;
 mod bad_frames;
 mod client;
+mod kill;
 mod startup;
 mod support;

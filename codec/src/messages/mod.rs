@@ -86,6 +86,37 @@ macro_rules! message {
                 Ok(message)
             }
         }
+
+        impl crate::wire::Field for Option<$name> {
+            fn write(&self, writer: &mut crate::wire::Writer, form: crate::wire::Form) -> Result<(), crate::wire::EncodeError> {
+                crate::wire::write_nullable_struct(self.as_ref(), writer, form)
+            }
+
+            fn read(reader: &mut crate::wire::Reader, form: crate::wire::Form) -> Result<Self, crate::wire::DecodeError> {
+                crate::wire::read_nullable_struct(reader, form)
+            }
+        }
+
+        #[cfg(feature = "testing")]
+        impl crate::testing::Sample for $name {
+            fn sample(sampler: &mut crate::testing::Sampler, form: crate::wire::Form) -> Self {
+                let version = form.version;
+                let mut message = $name::default();
+                $(if ($versions).contains(&version) {
+                    let tag: Option<u32> = None$(.or(Some($tag)))?;
+                    let nullable = tag.is_some() $(|| ($null).contains(&version))?;
+                    message.$field = crate::testing::Sample::sample(sampler, crate::wire::Form { nullable, ..form });
+                })*
+                message
+            }
+        }
+
+        #[cfg(feature = "testing")]
+        impl crate::testing::Sample for Option<$name> {
+            fn sample(sampler: &mut crate::testing::Sampler, form: crate::wire::Form) -> Self {
+                crate::testing::sample_nullable_struct(sampler, form)
+            }
+        }
     )*};
 }
 
@@ -107,16 +138,22 @@ macro_rules! api {
 }
 
 mod cluster;
+mod configs;
+mod consumer_groups;
 mod fetch;
 mod groups;
+mod inspection;
 mod list_offsets;
 mod offsets;
 mod produce;
 mod topics;
 
 pub use cluster::*;
+pub use configs::*;
+pub use consumer_groups::*;
 pub use fetch::*;
 pub use groups::*;
+pub use inspection::*;
 pub use list_offsets::*;
 pub use offsets::*;
 pub use produce::*;

@@ -1,11 +1,15 @@
-//! Creating and deleting topics.
+//! Creating, deleting, describing topics; more partitions; fewer records.
 
+use super::NO_AUTHORIZED_OPERATIONS;
 use crate::error_code::ErrorCode;
 use crate::types::TopicId;
 
 api! {
     CreateTopics 0..=7 => CreateTopicsRequest, CreateTopicsResponse;
     DeleteTopics 0..=6 => DeleteTopicsRequest, DeleteTopicsResponse;
+    CreatePartitions 0..=3 => CreatePartitionsRequest, CreatePartitionsResponse;
+    DeleteRecords 0..=2 => DeleteRecordsRequest, DeleteRecordsResponse;
+    DescribeTopicPartitions 0..=0 => DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse;
 }
 
 message! {
@@ -78,5 +82,105 @@ message! {
         topic_id: TopicId, 6..;
         error_code: ErrorCode, 0..;
         error_message: Option<String>, 5.., null 5..;
+    }
+
+    CreatePartitionsRequest {
+        topics: Vec<CreatePartitionsTopic>, 0..;
+        timeout_ms: i32, 0..;
+        validate_only: bool, 0..;
+    }
+
+    CreatePartitionsTopic {
+        name: String, 0..;
+        count: i32, 0..;
+        assignments: Option<Vec<CreatePartitionsAssignment>>, 0.., null 0..;
+    }
+
+    CreatePartitionsAssignment {
+        broker_ids: Vec<i32>, 0..;
+    }
+
+    CreatePartitionsResponse {
+        throttle_time_ms: i32, 0..;
+        results: Vec<CreatePartitionsTopicResult>, 0..;
+    }
+
+    CreatePartitionsTopicResult {
+        name: String, 0..;
+        error_code: ErrorCode, 0..;
+        error_message: Option<String>, 0.., null 0..;
+    }
+
+    DeleteRecordsRequest {
+        topics: Vec<DeleteRecordsTopic>, 0..;
+        timeout_ms: i32, 0..;
+    }
+
+    DeleteRecordsTopic {
+        name: String, 0..;
+        partitions: Vec<DeleteRecordsPartition>, 0..;
+    }
+
+    DeleteRecordsPartition {
+        partition_index: i32, 0..;
+        offset: i64, 0..;
+    }
+
+    DeleteRecordsResponse {
+        throttle_time_ms: i32, 0..;
+        topics: Vec<DeleteRecordsTopicResult>, 0..;
+    }
+
+    DeleteRecordsTopicResult {
+        name: String, 0..;
+        partitions: Vec<DeleteRecordsPartitionResult>, 0..;
+    }
+
+    DeleteRecordsPartitionResult {
+        partition_index: i32, 0..;
+        low_watermark: i64, 0..;
+        error_code: ErrorCode, 0..;
+    }
+
+    DescribeTopicPartitionsRequest {
+        topics: Vec<DescribeTopicPartitionsTopic>, 0..;
+        response_partition_limit: i32, 0.., default 2000;
+        cursor: Option<TopicPartitionsCursor>, 0.., null 0..;
+    }
+
+    DescribeTopicPartitionsTopic {
+        name: String, 0..;
+    }
+
+    TopicPartitionsCursor {
+        topic_name: String, 0..;
+        partition_index: i32, 0..;
+    }
+
+    DescribeTopicPartitionsResponse {
+        throttle_time_ms: i32, 0..;
+        topics: Vec<DescribeTopicPartitionsResponseTopic>, 0..;
+        next_cursor: Option<TopicPartitionsCursor>, 0.., null 0..;
+    }
+
+    DescribeTopicPartitionsResponseTopic {
+        error_code: ErrorCode, 0..;
+        name: Option<String>, 0.., null 0..;
+        topic_id: TopicId, 0..;
+        is_internal: bool, 0..;
+        partitions: Vec<DescribeTopicPartitionsResponsePartition>, 0..;
+        topic_authorized_operations: i32, 0.., default NO_AUTHORIZED_OPERATIONS;
+    }
+
+    DescribeTopicPartitionsResponsePartition {
+        error_code: ErrorCode, 0..;
+        partition_index: i32, 0..;
+        leader_id: i32, 0..;
+        leader_epoch: i32, 0.., default -1;
+        replica_nodes: Vec<i32>, 0..;
+        isr_nodes: Vec<i32>, 0..;
+        eligible_leader_replicas: Option<Vec<i32>>, 0.., null 0..;
+        last_known_elr: Option<Vec<i32>>, 0.., null 0..;
+        offline_replicas: Vec<i32>, 0..;
     }
 }
