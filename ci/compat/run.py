@@ -107,20 +107,19 @@ def main():
         pieces.append("kcat")
     installed = {piece for piece in dict.fromkeys(pieces) if install(report, piece)}
 
-    for script in SCRIPTS:
-        if script in names and "kcat" in installed and not options.kafka:
-            report.run(script, "kcat", lambda s=script: cases.script(s))
-    if clients or "tools" in names:
-        broker = Broker(options.kafka)
-        try:
-            suite = cases.Suite(broker)
-            run_clients(report, suite, names, installed)
-            if "tools" in names and "kafka" in installed:
-                for title, case in tools.all_cases(suite):
-                    report.run("tools", title, case, broker)
-        finally:
-            status = broker.stop()
-        report.run("broker", "ends cleanly on SIGTERM", lambda: ended_cleanly(status), broker)
+    broker = Broker(options.kafka)
+    try:
+        suite = cases.Suite(broker)
+        for script in SCRIPTS:
+            if script in names and "kcat" in installed and not options.kafka:
+                report.run(script, "kcat", lambda s=script: cases.script(suite, s))
+        run_clients(report, suite, names, installed)
+        if "tools" in names and "kafka" in installed:
+            for title, case in tools.all_cases(suite):
+                report.run("tools", title, case, broker)
+    finally:
+        status = broker.stop()
+    report.run("broker", "ends cleanly on SIGTERM", lambda: ended_cleanly(status), broker)
     return report.end()
 
 
