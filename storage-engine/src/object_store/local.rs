@@ -4,24 +4,28 @@
 //! appears at most once, never half written, and survives a crash once `Ok` is answered. The system calls run on the
 //! executor's blocking pool: one hop for the whole chain (docs/decisions/0001).
 
-use super::{ListPage, LocalFuture, ObjectMeta, ObjectStore, StoreError, Suffix};
+mod create;
+mod disk;
+mod list;
+#[cfg(test)]
+mod tests;
+
+use super::{check_key, ListPage, LocalFuture, ObjectStore, StoreError, Suffix};
 use bytes::Bytes;
-use rustix::fs::{renameat_with, RenameFlags, CWD};
+use create::Creator;
+use disk::{Disk, RealDisk};
 use rustix::io::Errno;
 use std::fs::{self, File};
-use std::io::{self, IoSlice, Write};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
+use std::sync::Arc;
 
-/// Where objects are written before they get their name. No key can begin with it: keys have no parts that start with a dot.
+/// Where objects are written before they get their name. No key begins with a dot.
 const TEMPORARY: &str = ".tmp";
-
-/// Buffers handed to one `writev`.
-const IOV_MAX: usize = 1024;
 
 /// Distinguishes temporary files of this process.
 static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
@@ -30,21 +34,33 @@ static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug, Clone)]
 pub struct LocalStore {
     root: PathBuf,
+    creator: Creator,
 }
 
 impl LocalStore {
     /// Opens a directory and makes it if need be; removes what a crash left half written. The caller holds the data
-    /// directory's lock, so nobody else is writing.
+    /// directory's lock, so nobody else is writing. Other files in the directory are left alone; where their names are
+    /// legal keys they are objects, as in any store.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] with the path, if the directory cannot be used.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
-        let root = root.into();
+        Self::open_on(Arc::new(RealDisk), root.into())
+    }
+
+    fn open_on(disk: Arc<dyn Disk>, root: PathBuf) -> Result<Self, StoreError> {
         let temporary = root.join(TEMPORARY);
-        let describe = |error: io::Error| StoreError::Refused(format!("{}: {error}", root.display()));
-        fs::create_dir_all(&temporary).map_err(describe)?;
-        for entry in fs::read_dir(&temporary).map_err(describe)? {
-            fs::remove_file(entry.map_err(describe)?.path()).map_err(describe)?;
+        let describe = |path: &Path, error: io::Error| StoreError::Refused(format!("{}: {error}", path.display()));
+        fs::create_dir_all(&temporary).map_err(|error| describe(&temporary, error))?;
+        for entry in fs::read_dir(&temporary).map_err(|error| describe(&temporary, error))? {
+            let path = entry.map_err(|error| describe(&temporary, error))?.path();
+            fs::remove_file(&path).map_err(|error| describe(&path, error))?;
         }
-        sync_directory(&root).map_err(describe)?;
-        Ok(LocalStore { root })
+        // What a killed process had named and not yet synced is visible from now on, so it has to stay; so has the root.
+        let synced = File::open(&root).and_then(|directory| Ok(rustix::fs::syncfs(&directory)?));
+        synced.map_err(|error| describe(&root, error))?;
+        let creator = Creator::new(root.clone(), disk);
+        Ok(LocalStore { root, creator })
     }
 
     /// The same directory for another shard of this process.
@@ -53,13 +69,8 @@ impl LocalStore {
     }
 
     fn path(&self, key: &str) -> Result<PathBuf, StoreError> {
-        let legal =
-            |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains('\0') && part.len() <= 255;
-        if key.split('/').all(legal) {
-            Ok(self.root.join(key))
-        } else {
-            Err(StoreError::Refused(format!("illegal key {key:?}")))
-        }
+        check_key(key)?;
+        Ok(self.root.join(key))
     }
 
     /// Runs `work` on the blocking pool. A panic there would hang this caller, so it becomes an error.
@@ -84,8 +95,8 @@ impl ObjectStore for LocalStore {
                 .root
                 .join(TEMPORARY)
                 .join(format!("{}-{number}", std::process::id()));
-            let (root, key) = (self.root.clone(), key.to_string());
-            self.blocking(move || create(&root, &key, &path, &temporary, &body))
+            let (creator, key) = (self.creator.clone(), key.to_string());
+            self.blocking(move || creator.create(&key, &path, &temporary, &body))
                 .await
         })
     }
@@ -129,7 +140,7 @@ impl ObjectStore for LocalStore {
         Box::pin(async move {
             let (root, prefix) = (self.root.clone(), prefix.to_string());
             let start_after = start_after.map(str::to_string);
-            self.blocking(move || list(&root, &prefix, start_after.as_deref(), limit))
+            self.blocking(move || list::list(&root, &prefix, start_after.as_deref(), limit))
                 .await
         })
     }
@@ -137,98 +148,36 @@ impl ObjectStore for LocalStore {
     fn delete<'a>(&'a self, keys: &'a [String]) -> LocalFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let paths = keys.iter().map(|key| self.path(key)).collect::<Result<Vec<_>, _>>()?;
-            let root = self.root.clone();
-            self.blocking(move || {
-                for path in &paths {
-                    match fs::remove_file(path) {
-                        Ok(()) => remove_empty_parents(&root, path),
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                        Err(error) => return Err(failed("delete", &path.display().to_string(), &error)),
-                    }
-                }
-                Ok(())
-            })
-            .await
+            let creator = self.creator.clone();
+            self.blocking(move || paths.iter().try_for_each(|path| delete(&creator, path)))
+                .await
         })
     }
 }
 
-fn create(root: &Path, key: &str, path: &Path, temporary: &Path, body: &[Bytes]) -> Result<(), StoreError> {
-    let written = write_synced(temporary, body).map_err(|error| failed("write", key, &error));
-    let named = written.and_then(|()| name(root, key, path, temporary));
-    // After a rename there is nothing to remove; otherwise the half-made file must not stay.
-    match fs::remove_file(temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            log::warn!("remove temporary file {}: {error}", temporary.display());
+fn delete(creator: &Creator, path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Ok(()) => {
+            creator.remove_empty_parents(path);
+            Ok(())
         }
-        _ => {}
+        // No object has this name: nothing has, it lies below an object, or it is a folder.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
+        Err(_) if path.is_dir() => Ok(()),
+        Err(error) => Err(failed("delete", &path.display().to_string(), &error)),
     }
-    named
-}
-
-fn write_synced(temporary: &Path, body: &[Bytes]) -> io::Result<()> {
-    let mut file = File::create_new(temporary)?;
-    for parts in body.chunks(IOV_MAX) {
-        let mut slices: Vec<IoSlice> = parts.iter().map(|part| IoSlice::new(part)).collect();
-        let mut rest = &mut slices[..];
-        while !rest.is_empty() {
-            match file.write_vectored(rest) {
-                Ok(0) if rest.iter().any(|slice| !slice.is_empty()) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(0) => break,
-                Ok(written) => IoSlice::advance_slices(&mut rest, written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    file.sync_data()
-}
-
-/// Gives the file its name, unless the name is taken. A parent directory that a delete removed meanwhile is made again.
-fn name(root: &Path, key: &str, path: &Path, temporary: &Path) -> Result<(), StoreError> {
-    for _ in 0..10 {
-        match renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE) {
-            Ok(()) => {
-                let synced = path.parent().map_or(Ok(()), sync_directory);
-                return synced.map_err(|error| StoreError::OutcomeUnknown(format!("sync directory of {key}: {error}")));
-            }
-            Err(Errno::EXIST) => {
-                // Who finds a name taken relies on it: it must be as durable as the winner will say.
-                let synced = path.parent().map_or(Ok(()), sync_directory);
-                return match synced {
-                    Ok(()) => Err(StoreError::Conflict(key.to_string())),
-                    Err(error) => Err(StoreError::OutcomeUnknown(format!("sync directory of {key}: {error}"))),
-                };
-            }
-            Err(Errno::NOENT) => make_parents(root, path).map_err(|error| failed("make directory for", key, &error))?,
-            Err(error) => return Err(failed("name", key, &error.into())),
-        }
-    }
-    Err(StoreError::Unavailable(format!(
-        "the directory of {key} keeps vanishing"
-    )))
-}
-
-fn make_parents(root: &Path, path: &Path) -> io::Result<()> {
-    let Some(parent) = path.parent() else { return Ok(()) };
-    fs::create_dir_all(parent)?;
-    for directory in parent.ancestors().take_while(|directory| directory.starts_with(root)) {
-        sync_directory(directory)?;
-    }
-    Ok(())
-}
-
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 fn open(path: &Path, key: &str) -> Result<(File, u64), StoreError> {
     let file = File::open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => StoreError::NotFound(key.to_string()),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => StoreError::NotFound(key.to_string()),
         _ => failed("open", key, &error),
     })?;
-    let len = file.metadata().map_err(|error| failed("read", key, &error))?.len();
-    Ok((file, len))
+    let metadata = file.metadata().map_err(|error| failed("read", key, &error))?;
+    if metadata.is_dir() {
+        return Err(StoreError::NotFound(key.to_string()));
+    }
+    Ok((file, metadata.len()))
 }
 
 fn read(file: &File, from: u64, len: u64, key: &str) -> Result<Bytes, StoreError> {
@@ -238,80 +187,15 @@ fn read(file: &File, from: u64, len: u64, key: &str) -> Result<Bytes, StoreError
     Ok(buffer.into())
 }
 
+/// A failure after which nothing has changed.
 fn failed(verb: &str, key: &str, error: &io::Error) -> StoreError {
     let text = format!("{verb} {key}: {error}");
     match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOSPC | Errno::DQUOT) => StoreError::Full(text),
+        // A folder of the key is an object, the object is larger than any may be here, or this is denied.
+        Some(Errno::NOTDIR | Errno::NAMETOOLONG | Errno::FBIG | Errno::ACCESS | Errno::PERM | Errno::ROFS) => {
+            StoreError::Refused(text)
+        }
         _ => StoreError::Unavailable(text),
     }
-}
-
-/// Directories go when they are empty, so that a deleted topic leaves nothing; one that fills meanwhile stays.
-fn remove_empty_parents(root: &Path, path: &Path) {
-    for directory in path.ancestors().skip(1).take_while(|directory| *directory != root) {
-        if fs::remove_dir(directory).is_err() {
-            break;
-        }
-    }
-}
-
-fn list(root: &Path, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<ListPage, StoreError> {
-    // The part of the prefix up to its last slash names a directory; the rest begins a name in it.
-    let (directory, _) = prefix.rsplit_once('/').unwrap_or(("", prefix));
-    let mut found = Vec::new();
-    walk(root, directory, prefix, start_after.unwrap_or(""), &mut found)?;
-    found.sort_unstable_by(|a: &ObjectMeta, b| a.key.cmp(&b.key));
-    let more = found.len() > limit;
-    found.truncate(limit);
-    Ok(ListPage { objects: found, more })
-}
-
-fn walk(
-    root: &Path,
-    directory: &str,
-    prefix: &str,
-    start_after: &str,
-    found: &mut Vec<ObjectMeta>,
-) -> Result<(), StoreError> {
-    let entries = match fs::read_dir(root.join(directory)) {
-        Ok(entries) => entries,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
-        Err(error) => return Err(failed("list", directory, &error)),
-    };
-    for entry in entries {
-        let entry = entry.map_err(|error| failed("list", directory, &error))?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
-            continue;
-        };
-        let key = if directory.is_empty() {
-            name.to_string()
-        } else {
-            format!("{directory}/{name}")
-        };
-        let metadata = match entry.metadata() {
-            Ok(metadata) => metadata,
-            // Deleted since the directory was read.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed("list", &key, &error)),
-        };
-        if metadata.is_dir() {
-            let below = format!("{key}/");
-            if below.starts_with(prefix) || prefix.starts_with(&below) {
-                walk(root, &key, prefix, start_after, found)?;
-            }
-        } else if key.starts_with(prefix) && key.as_str() > start_after {
-            let modified = metadata
-                .modified()
-                .ok()
-                .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-            let modified_ms = modified.map_or(0, |since| since.as_millis() as i64);
-            found.push(ObjectMeta {
-                key,
-                size: metadata.len(),
-                modified_ms,
-            });
-        }
-    }
-    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Objects in memory: for simulation, and for trying a broker out when nothing has to last.
 
-use super::{ListPage, LocalFuture, ObjectMeta, ObjectStore, StoreError, Suffix};
+use super::{check_key, ListPage, LocalFuture, ObjectMeta, ObjectStore, StoreError, Suffix};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,6 +20,7 @@ impl MemoryStore {
 
     /// Applies a create right away.
     pub fn create_now(&self, key: &str, body: &[Bytes]) -> Result<(), StoreError> {
+        check_key(key)?;
         let mut objects = self.objects();
         if objects.contains_key(key) {
             return Err(StoreError::Conflict(key.to_string()));
@@ -39,6 +40,7 @@ impl MemoryStore {
     }
 
     fn object(&self, key: &str) -> Result<Bytes, StoreError> {
+        check_key(key)?;
         self.objects()
             .get(key)
             .cloned()
@@ -106,9 +108,30 @@ impl ObjectStore for MemoryStore {
 
     fn delete<'a>(&'a self, keys: &'a [String]) -> LocalFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
+            keys.iter().try_for_each(|key| check_key(key))?;
             let mut objects = self.objects();
             keys.iter().for_each(|key| drop(objects.remove(key)));
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object_store::contract;
+    use crate::object_store::faulty::{FaultyStore, PassAll};
+    use futures::executor::block_on;
+    use std::rc::Rc;
+
+    #[test]
+    fn the_store_in_memory_keeps_the_contract() {
+        block_on(contract::check_all(&MemoryStore::new()));
+    }
+
+    #[test]
+    fn a_faulty_store_without_faults_keeps_the_contract() {
+        let store = FaultyStore::new(Rc::new(MemoryStore::new()), Rc::new(PassAll));
+        block_on(contract::check_all(&store));
     }
 }

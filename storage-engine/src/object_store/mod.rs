@@ -1,5 +1,7 @@
 //! The seam to the object store: create-only puts, ranged reads, paged lists, deletes.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod contract;
 pub mod faulty;
 pub mod local;
 pub mod memory;
@@ -8,6 +10,12 @@ use bytes::Bytes;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
+
+/// Bytes of a key at most (S3's limit).
+pub const KEY_BYTES_MAX: usize = 1024;
+
+/// Bytes of a key's part between slashes at most (that of a file's name).
+pub const KEY_PART_BYTES_MAX: usize = 255;
 
 /// A boxed future that stays on its shard.
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -64,7 +72,37 @@ pub struct Suffix {
     pub object_len: u64,
 }
 
-/// An immutable object store. Keys are `/`-separated UTF-8 without empty, `.` or `..` parts.
+/// Whether a key can name an object: see [`ObjectStore`].
+///
+/// # Errors
+/// [`StoreError::Refused`] if it cannot.
+pub fn check_key(key: &str) -> Result<(), StoreError> {
+    if key.len() <= KEY_BYTES_MAX && !key.starts_with('.') && key.split('/').all(is_legal_part) {
+        Ok(())
+    } else {
+        Err(StoreError::Refused(format!("illegal key {key:?}")))
+    }
+}
+
+/// Whether legal keys can begin like this. The part after the last slash need not be complete.
+fn can_begin_key(prefix: &str) -> bool {
+    let (complete, rest) = prefix.rsplit_once('/').unwrap_or(("", prefix));
+    let folders_legal = match complete {
+        "" => !prefix.starts_with('/'),
+        _ => complete.split('/').all(is_legal_part),
+    };
+    folders_legal && !prefix.starts_with('.') && !rest.contains('\0')
+}
+
+fn is_legal_part(part: &str) -> bool {
+    !matches!(part, "" | "." | "..") && part.len() <= KEY_PART_BYTES_MAX && !part.contains('\0')
+}
+
+/// An immutable object store.
+///
+/// Keys are UTF-8 of at most [`KEY_BYTES_MAX`] bytes, in parts separated by `/`; no part is empty, `.` or `..` or longer
+/// than [`KEY_PART_BYTES_MAX`], no key begins with a dot or holds a zero byte. An illegal key is refused, and no listing
+/// finds it. A store may refuse a key that is the folder of another (`a` where there is `a/b`), or the other way round.
 ///
 /// An object is visible whole or not at all, and durable once `create` answers `Ok`.
 pub trait ObjectStore {

@@ -1,0 +1,112 @@
+//! Listings: a walk through the directories that the prefix leaves, in the order of keys.
+
+use super::failed;
+use crate::object_store::{can_begin_key, ListPage, ObjectMeta, StoreError};
+use std::fs::{self, DirEntry, FileType, Metadata};
+use std::io;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+/// At most `limit` objects that begin with `prefix` and come after `start_after`.
+pub(super) fn list(root: &Path, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<ListPage, StoreError> {
+    let mut page = ListPage::default();
+    if !can_begin_key(prefix) {
+        return Ok(page);
+    }
+    let walk = Walk {
+        root,
+        prefix,
+        start_after: start_after.unwrap_or(""),
+    };
+    // The part of the prefix up to its last slash names a directory; the rest begins a name in it.
+    let (directory, _) = prefix.rsplit_once('/').unwrap_or(("", prefix));
+    let mut keys = Vec::new();
+    walk.collect(directory, &mut keys)?;
+    keys.sort_unstable();
+    for key in keys {
+        if page.objects.len() == limit {
+            page.more = true;
+            break;
+        }
+        // One that was deleted since the directory was read is left out.
+        if let Some(metadata) = present(fs::metadata(root.join(&key)), &key)? {
+            page.objects.push(describe(key, &metadata));
+        }
+    }
+    Ok(page)
+}
+
+struct Walk<'a> {
+    root: &'a Path,
+    prefix: &'a str,
+    start_after: &'a str,
+}
+
+impl Walk<'_> {
+    fn collect(&self, directory: &str, keys: &mut Vec<String>) -> Result<(), StoreError> {
+        let Some(entries) = present(fs::read_dir(self.root.join(directory)), directory)? else {
+            return Ok(());
+        };
+        for entry in entries {
+            let entry = entry.map_err(|error| failed("list", directory, &error))?;
+            let name = entry.file_name();
+            // A name that is no UTF-8 is not ours; in the root, one with a dot is no key's.
+            let Some(name) = name
+                .to_str()
+                .filter(|name| !(directory.is_empty() && name.starts_with('.')))
+            else {
+                continue;
+            };
+            let key = match directory {
+                "" => name.to_string(),
+                _ => format!("{directory}/{name}"),
+            };
+            let Some(kind) = present(kind(&entry), &key)? else {
+                continue;
+            };
+            if kind.is_dir() {
+                if self.may_hold(&format!("{key}/")) {
+                    self.collect(&key, keys)?;
+                }
+            } else if kind.is_file() && key.starts_with(self.prefix) && key.as_str() > self.start_after {
+                keys.push(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether keys that begin with `below` can be among those that are looked for.
+    fn may_hold(&self, below: &str) -> bool {
+        let wanted = below.starts_with(self.prefix) || self.prefix.starts_with(below);
+        wanted && (below > self.start_after || self.start_after.starts_with(below))
+    }
+}
+
+/// What an entry is; of a link, what it leads to.
+fn kind(entry: &DirEntry) -> io::Result<FileType> {
+    let kind = entry.file_type()?;
+    if kind.is_symlink() {
+        return Ok(fs::metadata(entry.path())?.file_type());
+    }
+    Ok(kind)
+}
+
+fn present<T>(found: io::Result<T>, key: &str) -> Result<Option<T>, StoreError> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(failed("list", key, &error)),
+    }
+}
+
+fn describe(key: String, metadata: &Metadata) -> ObjectMeta {
+    let modified = metadata
+        .modified()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    ObjectMeta {
+        key,
+        size: metadata.len(),
+        modified_ms: modified.map_or(0, |since| since.as_millis() as i64),
+    }
+}

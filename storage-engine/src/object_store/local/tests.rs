@@ -1,0 +1,387 @@
+use super::*;
+use crate::object_store::contract;
+use crate::object_store::faulty::{FaultyStore, PassAll};
+use crate::object_store::ObjectMeta;
+use futures::future::join_all;
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{symlink, MetadataExt};
+use std::rc::Rc;
+use std::sync::{Barrier, Mutex};
+use tempfile::TempDir;
+
+/// Runs a test on an executor whose file operations really are at the same time.
+fn run<F: Future<Output = ()> + 'static>(test: impl FnOnce() -> F + Send + 'static) {
+    let executor = LocalExecutorBuilder::new(Placement::Unbound)
+        .io_memory(1 << 20)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(4))
+        .spawn(test)
+        .unwrap();
+    executor.join().unwrap();
+}
+
+fn temporary_files(directory: &TempDir) -> usize {
+    fs::read_dir(directory.path().join(TEMPORARY)).unwrap().count()
+}
+
+fn body(text: &str) -> Vec<Bytes> {
+    vec![Bytes::copy_from_slice(text.as_bytes())]
+}
+
+#[test]
+fn the_local_store_keeps_the_contract() {
+    run(|| async {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(directory.path()).unwrap();
+        contract::check_all(&store).await;
+        let left: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "only the folder of temporary files: {left:?}");
+        assert_eq!(temporary_files(&directory), 0);
+    });
+}
+
+#[test]
+fn the_local_store_keeps_the_contract_behind_faults_that_do_not_come() {
+    run(|| async {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(directory.path()).unwrap();
+        contract::check_all(&FaultyStore::new(Rc::new(store), Rc::new(PassAll))).await;
+    });
+}
+
+#[test]
+fn shards_that_create_one_name_see_one_winner() {
+    const SHARDS: usize = 3;
+    const ROUNDS: usize = 50;
+    let directory = Arc::new(tempfile::tempdir().unwrap());
+    let store = LocalStore::open(directory.path()).unwrap();
+    let start = Arc::new(Barrier::new(SHARDS));
+    let winners = Arc::new(Mutex::new(BTreeMap::<usize, Vec<usize>>::new()));
+    let threads: Vec<_> = (0..SHARDS)
+        .map(|shard| {
+            let (store, start, winners) = (store.handle(), start.clone(), winners.clone());
+            std::thread::spawn(move || {
+                run(move || async move {
+                    for round in 0..ROUNDS {
+                        start.wait();
+                        let key = format!("folder-{round}/a");
+                        match store.create(&key, body(&shard.to_string())).await {
+                            Ok(()) => winners.lock().unwrap().entry(round).or_default().push(shard),
+                            Err(StoreError::Conflict(_)) => {}
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                });
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let winners = winners.lock().unwrap();
+    assert_eq!(winners.len(), ROUNDS);
+    for (round, winners) in winners.iter() {
+        assert_eq!(winners.len(), 1, "{winners:?}");
+        let stored = fs::read_to_string(directory.path().join(format!("folder-{round}/a"))).unwrap();
+        assert_eq!(stored, winners[0].to_string());
+    }
+}
+
+#[test]
+fn creates_and_deletes_in_one_folder_do_not_disturb_each_other() {
+    run(|| async {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(directory.path()).unwrap();
+        let come_and_go = (0..8).map(|writer| {
+            let store = store.clone();
+            async move {
+                for _ in 0..40 {
+                    let key = format!("deep/er/{writer}");
+                    store.create(&key, body("x")).await.unwrap();
+                    assert_eq!(store.get_range(&key, 0..9).await.unwrap(), "x");
+                    store.delete(&[key]).await.unwrap();
+                }
+            }
+        });
+        join_all(come_and_go).await;
+        assert!(
+            !directory.path().join("deep").exists(),
+            "the last one takes the folders along"
+        );
+    });
+}
+
+#[test]
+fn what_a_crash_left_half_written_is_gone_after_a_start_and_objects_stay() {
+    run(|| async {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(directory.path()).unwrap();
+        store.create("a/b", body("whole")).await.unwrap();
+        fs::write(directory.path().join(TEMPORARY).join("1-1"), "half").unwrap();
+        drop(store);
+        let store = LocalStore::open(directory.path()).unwrap();
+        assert_eq!(temporary_files(&directory), 0);
+        assert_eq!(store.get_range("a/b", 0..9).await.unwrap(), "whole");
+    });
+}
+
+#[test]
+fn alien_files_are_left_alone() {
+    run(|| async {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir_all(at("lost+found")).unwrap();
+        fs::create_dir_all(at(".snapshots/a")).unwrap();
+        fs::write(at(".snapshots/a/b"), "hidden").unwrap();
+        fs::write(at("notes.txt"), "alien").unwrap();
+        fs::write(
+            directory
+                .path()
+                .join(std::ffi::OsString::from_vec(b"no-utf8-\xff".to_vec())),
+            "",
+        )
+        .unwrap();
+        symlink("nowhere", at("broken-link")).unwrap();
+        symlink("notes.txt", at("link")).unwrap();
+        let pipe = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), pipe, 0o600.into(), 0).unwrap();
+        let store = LocalStore::open(directory.path()).unwrap();
+        store.create("a/b", body("ours")).await.unwrap();
+        let page = store.list("", None, 100).await.unwrap();
+        let found: Vec<(&str, u64)> = page
+            .objects
+            .iter()
+            .map(|object| (object.key.as_str(), object.size))
+            .collect();
+        assert_eq!(found, [("a/b", 4), ("link", 5), ("notes.txt", 5)]);
+        let taken = store.create("notes.txt", body("ours")).await;
+        assert!(matches!(taken, Err(StoreError::Conflict(_))), "{taken:?}");
+        assert_eq!(fs::read_to_string(at("notes.txt")).unwrap(), "alien");
+        store.delete(&["a/b".to_string()]).await.unwrap();
+        assert!(at("lost+found").exists() && at(".snapshots/a/b").exists());
+    });
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_is_refused_with_its_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let refused = |root: PathBuf, path: PathBuf| match LocalStore::open(root) {
+        Err(StoreError::Refused(why)) => assert!(why.contains(path.to_str().unwrap()), "{why}"),
+        other => panic!("{other:?}"),
+    };
+    let file = directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    refused(file.clone(), file.join(TEMPORARY));
+    // Nothing of ours is a directory there: better to ask than to delete.
+    let alien = directory.path().join("root").join(TEMPORARY).join("alien");
+    fs::create_dir_all(&alien).unwrap();
+    refused(directory.path().join("root"), alien);
+}
+
+#[test]
+fn a_listing_tells_when_an_object_was_written() {
+    run(|| async {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(directory.path()).unwrap();
+        store.create("a", body("x")).await.unwrap();
+        let ObjectMeta { modified_ms, .. } = store.list("a", None, 1).await.unwrap().objects[0];
+        let seconds = fs::metadata(directory.path().join("a")).unwrap().mtime();
+        assert_eq!(modified_ms / 1000, seconds);
+    });
+}
+
+/// The real disk, which notes what a power loss would leave, and on which steps can be made to fail or to be late.
+#[derive(Debug, Default)]
+struct TestDisk {
+    state: Mutex<TestState>,
+}
+
+#[derive(Debug, Default)]
+struct TestState {
+    steps: Vec<&'static str>,
+    fail: Option<&'static str>,
+    /// By inode: a rename keeps it.
+    synced_files: BTreeSet<u64>,
+    /// Names whose directory was synced since they were made.
+    durable_names: BTreeSet<PathBuf>,
+    /// Done once, by whoever makes a directory, after it is made and before it is synced.
+    meanwhile: Option<Meanwhile>,
+}
+
+struct Meanwhile(Box<dyn FnOnce() + Send>);
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meanwhile")
+    }
+}
+
+impl TestDisk {
+    fn step(&self, step: &'static str) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap();
+        state.steps.push(step);
+        match state.fail {
+            Some(fail) if fail == step => Err(io::Error::from_raw_os_error(5)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a power loss now would leave this object.
+    fn keeps(&self, root: &Path, key: &str) -> bool {
+        let state = self.state.lock().unwrap();
+        let path = root.join(key);
+        let inode = fs::metadata(&path).unwrap().ino();
+        let mut names = path.ancestors().take_while(|name| *name != root);
+        state.synced_files.contains(&inode) && names.all(|name| state.durable_names.contains(name))
+    }
+}
+
+impl Disk for TestDisk {
+    fn write(&self, path: &Path, body: &[Bytes]) -> io::Result<File> {
+        self.step("write")?;
+        RealDisk.write(path, body)
+    }
+
+    fn sync_file(&self, file: &File) -> io::Result<()> {
+        self.step("sync file")?;
+        let inode = file.metadata()?.ino();
+        self.state.lock().unwrap().synced_files.insert(inode);
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.step("rename")?;
+        RealDisk.rename(from, to)
+    }
+
+    fn make_directories(&self, path: &Path) -> io::Result<()> {
+        self.step("make directories")?;
+        RealDisk.make_directories(path)?;
+        let meanwhile = self.state.lock().unwrap().meanwhile.take();
+        if let Some(Meanwhile(work)) = meanwhile {
+            work();
+        }
+        Ok(())
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.step("sync directory")?;
+        let names = fs::read_dir(path)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<io::Result<Vec<_>>>()?;
+        self.state.lock().unwrap().durable_names.extend(names);
+        Ok(())
+    }
+}
+
+fn on_test_disk() -> (TempDir, Arc<TestDisk>, LocalStore) {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Arc::new(TestDisk::default());
+    let store = LocalStore::open_on(disk.clone(), directory.path().to_path_buf()).unwrap();
+    (directory, disk, store)
+}
+
+#[test]
+fn an_object_is_synced_before_it_has_a_name_and_its_name_before_it_counts() {
+    run(|| async {
+        let (directory, disk, store) = on_test_disk();
+        store.create("a/b/c", body("x")).await.unwrap();
+        assert!(disk.keeps(directory.path(), "a/b/c"));
+        let steps = std::mem::take(&mut disk.state.lock().unwrap().steps);
+        let until_named = ["write", "sync file", "rename", "make directories", "rename"];
+        assert_eq!(steps[..5], until_named);
+        assert!(steps[5..].iter().all(|step| *step == "sync directory"), "{steps:?}");
+        // A second one in the same directory costs one sync of its data and one of its name.
+        store.create("a/b/d", body("y")).await.unwrap();
+        assert!(disk.keeps(directory.path(), "a/b/d"));
+        let steps = std::mem::take(&mut disk.state.lock().unwrap().steps);
+        assert_eq!(steps, ["write", "sync file", "rename", "sync directory"]);
+    });
+}
+
+#[test]
+fn a_name_that_is_found_taken_is_durable_too() {
+    run(|| async {
+        let (directory, disk, store) = on_test_disk();
+        // Named by a process that was killed right then.
+        fs::create_dir(directory.path().join("a")).unwrap();
+        let file = fs::write(directory.path().join("a/b"), "x").and_then(|()| File::open(directory.path().join("a/b")));
+        disk.sync_file(&file.unwrap()).unwrap();
+        assert!(!disk.keeps(directory.path(), "a/b"));
+        let taken = store.create("a/b", body("y")).await;
+        assert!(matches!(taken, Err(StoreError::Conflict(_))), "{taken:?}");
+        assert!(disk.keeps(directory.path(), "a/b"));
+    });
+}
+
+#[test]
+fn a_create_that_finds_its_directory_made_by_another_syncs_it_all_the_same() {
+    run(|| async {
+        let (directory, disk, store) = on_test_disk();
+        let (creator, second) = (store.creator.clone(), disk.clone());
+        let root = directory.path().to_path_buf();
+        disk.state.lock().unwrap().meanwhile = Some(Meanwhile(Box::new(move || {
+            let temporary = root.join(TEMPORARY).join("second");
+            creator
+                .create("a/b/second", &root.join("a/b/second"), &temporary, &body("y"))
+                .unwrap();
+            assert!(
+                second.keeps(&root, "a/b/second"),
+                "answered while the directory's maker has not synced it"
+            );
+        })));
+        store.create("a/b/first", body("x")).await.unwrap();
+        assert!(disk.keeps(directory.path(), "a/b/first"));
+        assert!(
+            disk.state.lock().unwrap().meanwhile.is_none(),
+            "the second one was there"
+        );
+    });
+}
+
+#[test]
+fn a_directory_that_was_deleted_and_made_again_is_synced_again() {
+    run(|| async {
+        let (directory, disk, store) = on_test_disk();
+        for _ in 0..2 {
+            store.create("a/b/c", body("x")).await.unwrap();
+            assert!(disk.keeps(directory.path(), "a/b/c"));
+            store.delete(&["a/b/c".to_string()]).await.unwrap();
+            disk.state.lock().unwrap().durable_names.clear();
+        }
+    });
+}
+
+#[test]
+fn a_step_that_fails_is_never_answered_with_ok_and_says_what_is_known() {
+    run(|| async {
+        for (step, known) in [
+            ("write", true),
+            ("sync file", true),
+            ("make directories", true),
+            ("rename", true),
+            ("sync directory", false),
+        ] {
+            let (directory, disk, store) = on_test_disk();
+            disk.state.lock().unwrap().fail = Some(step);
+            let answer = store.create("a/b", body("x")).await;
+            match known {
+                true => assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{step}: {answer:?}"),
+                false => assert!(
+                    matches!(answer, Err(StoreError::OutcomeUnknown(_))),
+                    "{step}: {answer:?}"
+                ),
+            }
+            assert_eq!(directory.path().join("a/b").exists(), !known, "{step}");
+            assert_eq!(temporary_files(&directory), 0, "{step}");
+            // Another attempt, as the writer of a slot makes it, settles it.
+            disk.state.lock().unwrap().fail = None;
+            match store.create("a/b", body("x")).await {
+                Ok(()) => assert!(known, "{step}"),
+                Err(StoreError::Conflict(_)) => assert!(!known, "{step}"),
+                Err(error) => panic!("{step}: {error}"),
+            }
+            assert!(disk.keeps(directory.path(), "a/b"), "{step}");
+        }
+    });
+}
