@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 60
 # Rounds of `make kill`.
 ROUNDS ?= 200
 
-.PHONY: help build run test fmt lint deny docs sim kill fuzz demo compat bench test-produce-consume test-consumer-group
+.PHONY: help build run test fmt lint deny docs sim model kill fuzz demo compat bench test-produce-consume test-consumer-group
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-22s %s\n", $$1, $$2 }'
@@ -33,6 +33,9 @@ deny: ## Licences, sources and bans of all dependencies; installs cargo-deny if 
 
 docs: ## Write the generated documentation again (docs/settings.md, docs/metrics.md)
 	UPDATE_DOCS=1 cargo test --workspace --lib docs_are_current
+
+model: ## All interleavings of the fencing protocol, on the decisions that run in production
+	cargo test --release --locked -p kafscale-storage-engine --test fencing_model -- --include-ignored --nocapture
 
 kill: ## A broker killed with SIGKILL under load, again and again: make kill ROUNDS=200
 	@ROUNDS=$(ROUNDS) ci/kill.sh
