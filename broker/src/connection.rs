@@ -15,11 +15,11 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 
-/// The least that is read from a socket at a time.
-const READ_BYTES_MIN: usize = 16 * 1024;
+/// The least that is read from a socket at a time: all that an idle connection holds.
+const READ_BYTES_MIN: usize = 1024;
 
 /// The most.
-const READ_BYTES_MAX: usize = 1 << 20;
+const READ_BYTES_MAX: usize = 256 * 1024;
 
 /// Pieces up to this many bytes in all are sent as one.
 const GATHER_BYTES: usize = 64 * 1024;
@@ -67,6 +67,8 @@ async fn read_requests(
     replies: async_channel::Sender<Reply>,
 ) -> Result<(), ConnectionError> {
     let mut frames = FrameDecoder::new(node.config.request_bytes_max);
+    // Room for what may come behind the frame that is being read: more for a busy connection.
+    let mut ahead = READ_BYTES_MIN;
     loop {
         while let Some(frame) = frames.next_frame()? {
             let permit = node.budget.take(frame.len()).await;
@@ -75,15 +77,21 @@ async fn read_requests(
                 return Ok(());
             }
         }
-        let want = frames
-            .missing()
-            .unwrap_or(READ_BYTES_MIN)
-            .clamp(READ_BYTES_MIN, READ_BYTES_MAX);
+        let want = frames.missing().unwrap_or(0).max(ahead).min(READ_BYTES_MAX);
         let buffer = frames.buffer_mut();
+        if buffer.is_empty() && buffer.capacity() > 4 * want {
+            // A connection that has calmed down gives its room back.
+            *buffer = BytesMut::with_capacity(want);
+        }
         let filled = buffer.len();
         buffer.resize(filled + want, 0);
         let got = reader.read(&mut buffer[filled..]).await?;
         buffer.truncate(filled + got);
+        if got == want {
+            ahead = (ahead * 2).min(READ_BYTES_MAX);
+        } else if got < ahead / 4 {
+            ahead = (ahead / 2).max(READ_BYTES_MIN);
+        }
         // A socket that always has more must not keep the others waiting.
         node.runtime.yield_now().await;
         if got == 0 {

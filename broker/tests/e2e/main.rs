@@ -6,6 +6,7 @@
 mod bad_batches;
 mod bad_frames;
 mod client;
+mod hostile;
 mod kill;
 mod startup;
 mod support;

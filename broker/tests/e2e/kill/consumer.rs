@@ -91,7 +91,7 @@ fn take(
 /// records come in its order. Returns where it ends, and how many records of each producer there are.
 pub fn read_to_end(ledger: &Ledger, client: &mut Client, place: Place, from: i64) -> (i64, HashMap<u32, u64>) {
     let acked = ledger.next_acked(place);
-    let until = Instant::now() + PATIENCE;
+    let mut until = Instant::now() + PATIENCE;
     let end = client.end_offset(place.0, place.1).unwrap().unwrap();
     if end < acked {
         ledger.fault(format!("{place:?}: ends at {end}, acknowledged up to {acked}"));
@@ -107,6 +107,7 @@ pub fn read_to_end(ledger: &Ledger, client: &mut Client, place: Place, from: i64
         let data = client.fetch(place.0, place.1, position, 0).unwrap();
         assert_eq!(data.error_code, ErrorCode::NONE, "{place:?} at {position}");
         for record in records_of(&data) {
+            until = Instant::now() + PATIENCE;
             let Some((producer, number)) = take(ledger, place, &mut position, &record) else {
                 continue;
             };
