@@ -58,5 +58,5 @@ test-produce-consume: ## kcat writes records and reads them back, also after a r
 test-consumer-group: ## kcat reads in a consumer group that remembers its offsets
 	@ci/compat.sh consumer-group
 
-bench: ## Open-loop load and latency percentiles; BENCH_ARGS are passed on
-	cargo run --release --locked -p kafscale-bench -- $(BENCH_ARGS)
+bench: ## Throughput, latency percentiles and CPU per GB of a broker of its own, or of any other: make bench BENCH_ARGS=--help
+	@BENCH_ARGS="$(BENCH_ARGS)" ci/bench.sh
