@@ -1,5 +1,6 @@
 //! A shard and what belongs to it, put together above the seams: production and simulation run the same parts.
 
+use crate::broker_config::{broker_configs, topic_defaults, BrokerConfig};
 use crate::budget::ByteBudget;
 use crate::cluster::membership::Membership;
 use crate::cluster::reconciler::Reconciler;
@@ -69,6 +70,7 @@ pub struct Assembly {
     pub inboxes: Vec<Inbox>,
     coordinator: CoordinatorHandle,
     topic_defaults: Arc<BTreeMap<String, String>>,
+    broker_configs: Arc<[BrokerConfig]>,
 }
 
 /// Where a broker's shards and its coordinator get their requests from; each is for one of them.
@@ -141,6 +143,7 @@ impl Assembly {
         let (coordinator, coordinator_inbox) = coordinator_inbox(GROUP_REQUESTS_MAX);
         let assembly = Assembly {
             topic_defaults: Arc::new(topic_defaults(&settings)),
+            broker_configs: broker_configs(&settings).into(),
             settings,
             tuning,
             broker,
@@ -224,6 +227,7 @@ impl Assembly {
             auto_create_partitions: settings.auto_create_partitions,
             allow_admin_apis: settings.allow_admin_apis,
             topic_defaults: self.topic_defaults.clone(),
+            broker_configs: self.broker_configs.clone(),
         }
     }
 
@@ -289,14 +293,4 @@ impl RunningShard {
     pub fn stop(&self) {
         self.shard.stop();
     }
-}
-
-fn topic_defaults(settings: &Settings) -> BTreeMap<String, String> {
-    BTreeMap::from([
-        ("max.message.bytes".to_string(), settings.message_max_bytes.to_string()),
-        ("retention.bytes".to_string(), settings.retention_bytes.to_string()),
-        ("retention.ms".to_string(), settings.retention_ms.to_string()),
-        ("segment.bytes".to_string(), settings.segment_bytes.to_string()),
-        ("segment.ms".to_string(), settings.segment_ms.to_string()),
-    ])
 }

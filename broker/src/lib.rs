@@ -1,6 +1,7 @@
 //! The Kafscale broker.
 
 pub mod assembly;
+pub mod broker_config;
 pub mod budget;
 pub mod cluster;
 pub mod connection;

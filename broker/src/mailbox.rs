@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_storage_engine::partition_log::PartitionKey;
+use kafscale_storage_engine::producer_state::ProducerChange;
 use std::sync::Arc;
 
 /// How many messages an inbox holds before its senders wait.
@@ -27,6 +28,12 @@ pub enum ShardRequest {
     Wait(WaitRequest),
     /// Look an offset up.
     ListOffsets(ListOffsetsRequest),
+    /// Delete the oldest records.
+    DeleteRecords(DeleteRecordsRequest),
+    /// Say where an epoch ended.
+    EpochEnd(EpochEndRequest),
+    /// Say how large partitions are, and who writes to them.
+    Inspect(InspectRequest),
     /// The cluster has changed.
     Image(Arc<ClusterImage>),
     /// Accept nothing more, flush what is accepted, answer when all of it is answered.
@@ -165,6 +172,70 @@ pub struct ListOffsetsResult {
     pub offset: i64,
     /// The epoch of that record, −1 if unknown.
     pub leader_epoch: i32,
+}
+
+/// Deletes the records of one partition before an offset.
+#[derive(Debug)]
+pub struct DeleteRecordsRequest {
+    /// The partition.
+    pub key: PartitionKey,
+    /// First offset that stays; −1 is the high watermark.
+    pub offset: i64,
+    /// Gets the answer.
+    pub reply: oneshot::Sender<DeleteRecordsResult>,
+}
+
+/// What a deletion came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeleteRecordsResult {
+    /// `NONE`, or why nothing was deleted.
+    pub error: ErrorCode,
+    /// First offset that can be read, −1 on error.
+    pub low_watermark: i64,
+}
+
+/// Asks where the records of a leader epoch end.
+#[derive(Debug)]
+pub struct EpochEndRequest {
+    /// The partition.
+    pub key: PartitionKey,
+    /// The epoch that the client believes in, −1 if it does not say.
+    pub current_leader_epoch: i32,
+    /// The epoch that is asked about.
+    pub leader_epoch: i32,
+    /// Gets the answer.
+    pub reply: oneshot::Sender<EpochEnd>,
+}
+
+/// The end of an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochEnd {
+    /// `NONE`, or why there is no answer.
+    pub error: ErrorCode,
+    /// The largest epoch with records that is not above the one asked about, −1 if unknown.
+    pub leader_epoch: i32,
+    /// Offset after its last record, −1 if unknown.
+    pub end_offset: i64,
+}
+
+/// A look at partitions of one shard.
+#[derive(Debug)]
+pub struct InspectRequest {
+    /// The partitions.
+    pub partitions: Vec<PartitionKey>,
+    /// Gets one answer per partition, in the same order.
+    pub reply: oneshot::Sender<Vec<Inspection>>,
+}
+
+/// What there is to know of a partition.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inspection {
+    /// `NONE`, or why there is no answer.
+    pub error: ErrorCode,
+    /// Bytes of its records, in segments and not yet in segments.
+    pub size_bytes: u64,
+    /// The last batch of each idempotent producer that is remembered.
+    pub producers: Vec<ProducerChange>,
 }
 
 /// A partition's state in numbers.

@@ -1,15 +1,19 @@
 //! What a connection needs of its shard and of the broker around it.
 
+use crate::broker_config::BrokerConfig;
 use crate::budget::ByteBudget;
 use crate::cluster::image::{ClusterImage, Leader, TopicImage};
 use crate::coordinator::service::CoordinatorHandle;
 use crate::mailbox::{Inbox, ShardRequest};
 use crate::runtime::Runtime;
 use crate::shard::Shard;
+use futures::future::{select, Either};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::types::TopicId;
 use kafscale_metastore::Metastore;
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +35,8 @@ pub struct NodeConfig {
     pub allow_admin_apis: bool,
     /// Defaults of topic settings, by Kafka's names.
     pub topic_defaults: Arc<BTreeMap<String, String>>,
+    /// The broker's own settings, by Kafka's names.
+    pub broker_configs: Arc<[BrokerConfig]>,
 }
 
 /// One shard's side of the broker, for the connections that it accepted.
@@ -73,6 +79,14 @@ impl Node {
         } else if let Some(inbox) = self.inboxes.get(shard as usize) {
             // A closed inbox drops the request and its reply with it, which the caller sees.
             let _ = inbox.send(request).await;
+        }
+    }
+
+    /// The result of `work`, if it comes within `limit`.
+    pub async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+        match select(pin!(work), self.runtime.sleep(limit)).await {
+            Either::Left((result, _)) => Some(result),
+            Either::Right(_) => None,
         }
     }
 

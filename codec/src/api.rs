@@ -121,10 +121,21 @@ pub const SERVED: &[ServedApi] = &[
     served_api(ApiKey::ApiVersions, 0, 4, "A version not known is answered with version 0 and the list."),
     served_api(ApiKey::CreateTopics, 0, 7, "Any replication factor is accepted; a manual assignment is refused."),
     served_api(ApiKey::DeleteTopics, 0, 6, "By name or by id."),
+    served_api(ApiKey::DeleteRecords, 0, 2, "Moves the first offset; segments before it are deleted. Refused with POLICY_VIOLATION where `cleanup.policy` names `compact`."),
     served_api(ApiKey::InitProducerId, 0, 5, "Idempotent producers; a transactional id is refused."),
+    served_api(ApiKey::OffsetForLeaderEpoch, 2, 4, "The end of the newest epoch is the high watermark."),
+    served_api(ApiKey::DescribeConfigs, 1, 4, "Topics and this broker, with synonyms, types and documentation. A broker's settings are read-only."),
+    served_api(ApiKey::AlterConfigs, 0, 2, "Topics; a broker's settings are set at its start."),
+    served_api(ApiKey::DescribeLogDirs, 1, 4, "One directory, `object-store`, with the partitions that this broker leads."),
+    served_api(ApiKey::CreatePartitions, 0, 3, "A manual assignment is refused."),
     served_api(ApiKey::DeleteGroups, 0, 2, "A group with members is refused with NON_EMPTY_GROUP."),
+    served_api(ApiKey::IncrementalAlterConfigs, 0, 1, "Topics; a broker's settings are set at its start."),
     served_api(ApiKey::OffsetDelete, 0, 0, "Offsets of a topic that the group subscribes to are refused with GROUP_SUBSCRIBED_TO_TOPIC."),
+    served_api(ApiKey::DescribeClientQuotas, 0, 1, "Empty: there are no quotas."),
     served_api(ApiKey::DescribeCluster, 0, 2, ""),
+    served_api(ApiKey::DescribeProducers, 0, 0, "The idempotent producers that the leader remembers."),
+    served_api(ApiKey::ListTransactions, 0, 2, "Empty: there are no transactions."),
+    served_api(ApiKey::DescribeTopicPartitions, 0, 0, ""),
 ];
 
 const fn served_api(key: ApiKey, min: i16, max: i16, note: &'static str) -> ServedApi {

@@ -164,6 +164,22 @@ impl ProducerState {
         self.forgotten = self.forgotten.max(forgotten.map(|(id, _)| id).max());
     }
 
+    /// The last batch of each producer.
+    pub fn latest(&self) -> impl Iterator<Item = ProducerChange> + '_ {
+        self.producers.iter().filter_map(|(id, producer)| {
+            let last = producer.batches.back()?;
+            Some(ProducerChange {
+                producer_id: *id,
+                producer_epoch: producer.epoch,
+                base_sequence: last.base_sequence,
+                last_sequence: last.last_sequence,
+                base_offset: last.base_offset,
+                last_offset: last.last_offset,
+                timestamp: last.timestamp,
+            })
+        })
+    }
+
     /// How many producers are remembered.
     pub fn len(&self) -> usize {
         self.producers.len()

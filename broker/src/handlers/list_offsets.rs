@@ -1,12 +1,10 @@
 //! ListOffsets 0–10. Version 0 answers with a list of offsets, later ones with one offset and its time.
 
-use super::{Context, Reply};
+use super::{ask_owner, Context, Reply};
 use crate::mailbox::{ListOffsetsRequest as ShardListOffsets, ListOffsetsResult, ShardRequest};
-use crate::node::{find_topic, route, Node, Route, TopicRef};
-use futures::channel::oneshot;
+use crate::node::Node;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
-use kafscale_storage_engine::partition_log::PartitionKey;
 use std::rc::Rc;
 
 pub(super) fn handle(context: Context, request: ListOffsetsRequest) -> Reply {
@@ -30,23 +28,16 @@ pub(super) fn handle(context: Context, request: ListOffsetsRequest) -> Reply {
 }
 
 async fn look_up(node: &Rc<Node>, name: &str, wanted: &ListOffsetsPartition) -> Result<ListOffsetsResult, ErrorCode> {
-    let image = node.image();
-    let topic = find_topic(&image, TopicRef::Name(name))?;
-    let Route::Here(shard) = route(&image, node.config.broker_id, topic, wanted.partition_index)? else {
-        return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER);
-    };
-    let (reply, answer) = oneshot::channel();
-    let request = ShardListOffsets {
-        key: PartitionKey {
-            topic_id: topic.record.topic_id,
-            partition: wanted.partition_index,
-        },
-        timestamp: wanted.timestamp,
-        current_leader_epoch: wanted.current_leader_epoch,
-        reply,
-    };
-    node.send(shard, ShardRequest::ListOffsets(request)).await;
-    let result = answer.await.map_err(|_| ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
+    let (timestamp, current_leader_epoch) = (wanted.timestamp, wanted.current_leader_epoch);
+    let result = ask_owner(node, name, wanted.partition_index, |key, reply| {
+        ShardRequest::ListOffsets(ShardListOffsets {
+            key,
+            timestamp,
+            current_leader_epoch,
+            reply,
+        })
+    })
+    .await?;
     match result.error {
         ErrorCode::NONE => Ok(result),
         error => Err(error),

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Everything a client could be allowed to do with a topic, as KIP-430's bit set, while there is no authorizer.
-const ALL_TOPIC_OPERATIONS: i32 = 0b0000_1101_1111_1000;
+pub(super) const ALL_TOPIC_OPERATIONS: i32 = 0b0000_1101_1111_1000;
 
 pub(super) fn handle(context: Context, request: MetadataRequest) -> Reply {
     let node = context.node.clone();

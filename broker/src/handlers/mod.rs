@@ -1,25 +1,31 @@
 //! One file per API: what each request means here. Kafka's error codes live in this module and below, nowhere deeper.
 
 mod cluster;
+mod configs;
 mod fetch;
 mod find_coordinator;
 mod groups;
+mod inspection;
 mod list_offsets;
 mod metadata;
 mod offsets;
+mod partitions;
 mod produce;
 mod topics;
 
 use crate::budget::Permit;
 use crate::connection::ConnectionError;
-use crate::node::Node;
+use crate::mailbox::ShardRequest;
+use crate::node::{find_topic, route, Node, Route, TopicRef};
 use crate::runtime::Instant;
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::channel::oneshot;
 use kafscale_codec::api::{served, ApiKey};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::{decode_request_header, encode_response, Message, RequestHeader};
 use kafscale_codec::wire::{BufferList, Reader};
 use kafscale_storage_engine::object_store::LocalFuture;
+use kafscale_storage_engine::partition_log::PartitionKey;
 use std::future::Future;
 use std::rc::Rc;
 
@@ -115,9 +121,44 @@ pub async fn dispatch(
         ApiKey::OffsetCommit => offsets::commit(context, Message::decode(body, version)?).await,
         ApiKey::OffsetFetch => offsets::fetch(context, Message::decode(body, version)?).await,
         ApiKey::OffsetDelete => offsets::delete(context, Message::decode(body, version)?).await,
+        ApiKey::DescribeConfigs => configs::describe(context, Message::decode(body, version)?),
+        ApiKey::AlterConfigs => configs::alter(context, Message::decode(body, version)?),
+        ApiKey::IncrementalAlterConfigs => configs::alter_incrementally(context, Message::decode(body, version)?),
+        ApiKey::CreatePartitions => partitions::create(context, Message::decode(body, version)?),
+        ApiKey::DeleteRecords => partitions::delete_records(context, Message::decode(body, version)?),
+        ApiKey::OffsetForLeaderEpoch => partitions::offset_for_leader_epoch(context, Message::decode(body, version)?),
+        ApiKey::DescribeTopicPartitions => {
+            inspection::describe_topic_partitions(context, Message::decode(body, version)?)
+        }
+        ApiKey::DescribeLogDirs => inspection::describe_log_dirs(context, Message::decode(body, version)?),
+        ApiKey::DescribeProducers => inspection::describe_producers(context, Message::decode(body, version)?),
+        ApiKey::ListTransactions => inspection::list_transactions(context, Message::decode(body, version)?),
+        ApiKey::DescribeClientQuotas => inspection::describe_client_quotas(context, Message::decode(body, version)?),
         // The table lists an API only together with its handler; a test walks the table.
         _ => refuse(&context.header),
     })
+}
+
+/// Asks the shard that owns a partition, if it is one of this broker's.
+pub(crate) async fn ask_owner<T>(
+    node: &Rc<Node>,
+    topic: &str,
+    partition: i32,
+    request: impl FnOnce(PartitionKey, oneshot::Sender<T>) -> ShardRequest,
+) -> Result<T, ErrorCode> {
+    let image = node.image();
+    let topic = find_topic(&image, TopicRef::Name(topic))?;
+    let Route::Here(shard) = route(&image, node.config.broker_id, topic, partition)? else {
+        return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER);
+    };
+    let key = PartitionKey {
+        topic_id: topic.record.topic_id,
+        partition,
+    };
+    let (reply, answer) = oneshot::channel();
+    node.send(shard, request(key, reply)).await;
+    // A shard that has stopped drops the request.
+    answer.await.map_err(|_| ErrorCode::NOT_LEADER_OR_FOLLOWER)
 }
 
 /// The answer to an API or a version that is not served: its response cannot be encoded, so the error code comes first,

@@ -1,6 +1,7 @@
 //! CreateTopics 0–7 and DeleteTopics 0–6.
 
 use super::{Context, Reply};
+use crate::cluster::image::ClusterImage;
 use crate::node::Node;
 use crate::topic_config::TopicConfig;
 use kafscale_codec::error_code::ErrorCode;
@@ -14,7 +15,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// Partitions of one topic at most: each is a record in the metastore and a log in some shard.
-const PARTITIONS_MAX: i32 = 100_000;
+pub(super) const PARTITIONS_MAX: i32 = 100_000;
 
 /// Longest topic name (Kafka's limit).
 const NAME_BYTES_MAX: usize = 249;
@@ -77,12 +78,7 @@ pub(super) fn create(context: Context, request: CreateTopicsRequest) -> Reply {
 }
 
 async fn create_asked(node: &Rc<Node>, topic: &CreatableTopic, validate_only: bool) -> Result<TopicRecord, Refusal> {
-    if !node.config.allow_admin_apis {
-        return Err((
-            ErrorCode::POLICY_VIOLATION,
-            "admin APIs are switched off on this broker".into(),
-        ));
-    }
+    check_admin(node)?;
     if !topic.assignments.is_empty() {
         let why = "partitions are placed by the cluster: give a number of partitions instead of an assignment";
         return Err((ErrorCode::INVALID_REPLICA_ASSIGNMENT, why.into()));
@@ -198,6 +194,20 @@ fn random_topic_id(node: &Node) -> TopicId {
     }
 }
 
+/// Whether topics may be changed by clients at all.
+pub(super) fn check_admin(node: &Node) -> Result<(), Refusal> {
+    if node.config.allow_admin_apis {
+        return Ok(());
+    }
+    let why = "admin APIs are switched off on this broker";
+    Err((ErrorCode::POLICY_VIOLATION, why.to_string()))
+}
+
+/// Completes when this shard's image is as `ready` wants it, or after a while.
+pub(super) async fn settle(node: &Node, ready: impl Fn(&ClusterImage) -> bool) {
+    node.wait_for_image(SETTLE_MAX, ready).await;
+}
+
 /// Completes when every partition of these topics has a leader, or after a while.
 pub(super) async fn wait_for_leaders(node: &Rc<Node>, names: &[String]) {
     if names.is_empty() {
@@ -279,12 +289,7 @@ pub(super) fn delete(context: Context, request: DeleteTopicsRequest) -> Reply {
 }
 
 async fn delete_one(node: &Rc<Node>, asked: &DeleteTopicState) -> Result<(String, TopicId), Refusal> {
-    if !node.config.allow_admin_apis {
-        return Err((
-            ErrorCode::POLICY_VIOLATION,
-            "admin APIs are switched off on this broker".into(),
-        ));
-    }
+    check_admin(node)?;
     let name = match &asked.name {
         Some(_) if !asked.topic_id.is_zero() => {
             return Err((ErrorCode::INVALID_REQUEST, "give a name or an id, not both".into()));

@@ -2,8 +2,10 @@
 //!
 //! A shard lives on one executor, so its state is a plain `RefCell`: no borrow is held across an `.await`, and what may
 //! have changed meanwhile is checked again after it. [`produce`] accepts, [`flush`] makes durable, [`fetch`] reads,
-//! [`roll`] turns the tail into segments, [`ownership`] claims partitions and gives them up.
+//! [`roll`] turns the tail into segments, [`ownership`] claims partitions and gives them up, [`admin`] does what
+//! administrators ask.
 
+pub mod admin;
 pub mod fetch;
 pub mod flush;
 pub mod ownership;
@@ -13,7 +15,9 @@ pub mod segments;
 pub mod takeover;
 
 use crate::cluster::image::{ClusterImage, TopicImage};
-use crate::mailbox::{ListOffsetsRequest, PartitionStats, ProduceResult, ShardRequest, ShardStats};
+use crate::mailbox::{
+    DeleteRecordsRequest, ListOffsetsRequest, PartitionStats, ProduceResult, ShardRequest, ShardStats,
+};
 use crate::metrics::{Metrics, TopicMetrics};
 use crate::runtime::{Instant, Runtime};
 use crate::topic_config::TopicConfig;
@@ -110,6 +114,8 @@ struct State {
     acks: PendingAcks<PendingProduce>,
     memory: VecDeque<(PartitionKey, i64, usize)>,
     memory_bytes: usize,
+    /// Records that somebody wants deleted.
+    deletions: VecDeque<DeleteRecordsRequest>,
     /// Objects that nothing refers to any more, with the time from which they may be deleted.
     doomed: VecDeque<(Instant, String)>,
 }
@@ -215,6 +221,7 @@ impl Shard {
                 acks: PendingAcks::default(),
                 memory: VecDeque::new(),
                 memory_bytes: 0,
+                deletions: VecDeque::new(),
                 doomed: VecDeque::new(),
             }),
             image: RefCell::new(Arc::new(ClusterImage::default())),
@@ -257,6 +264,9 @@ impl Shard {
             ShardRequest::Fetch(request) => self.start_fetch(request),
             ShardRequest::Wait(request) => self.wait_for_data(request),
             ShardRequest::ListOffsets(request) => self.start_list_offsets(request),
+            ShardRequest::DeleteRecords(request) => self.accept_delete_records(request),
+            ShardRequest::EpochEnd(request) => self.epoch_end(request),
+            ShardRequest::Inspect(request) => self.inspect(request),
             ShardRequest::Image(image) => self.set_image(image),
             ShardRequest::Drain(reply) => self.start_drain(reply),
         }

@@ -39,8 +39,9 @@ impl Shard {
         }
     }
 
-    /// One round: roll, merge, trim, expire, delete.
+    /// One round: what was asked for, then roll, merge, trim, expire, delete.
     pub async fn housekeeping(&self) -> Result<(), ClaimError> {
+        self.apply_deletions().await?;
         for key in self.due_for_rolling() {
             // One partition that cannot be rolled must not keep the others from it.
             if let Err(error) = self.roll(key).await {
@@ -267,7 +268,7 @@ impl Shard {
     }
 
     /// Changes a partition's record if this shard still owns it. `false`, and the partition given up, if it does not.
-    async fn update_partition(
+    pub(super) async fn update_partition(
         &self,
         key: PartitionKey,
         change: impl FnOnce(&super::Partition, &mut PartitionRecord),
@@ -542,10 +543,12 @@ impl Shard {
             let mut state = self.state.borrow_mut();
             let mut due = Vec::new();
             for (key, partition) in &mut state.partitions {
+                let start = partition.log.log_start_offset();
                 let limited = partition.config.retention_ms.is_some() || partition.config.retention_bytes.is_some();
-                let something = partition.log.rolled_offset() > partition.log.log_start_offset();
+                // Segments before the start are of deletions that somebody asked for.
+                let something = (limited && partition.log.rolled_offset() > start) || start > 0;
                 let waited = now - partition.retention_checked >= RETENTION_INTERVAL;
-                if limited && something && waited && !partition.config.keep_everything {
+                if something && waited && !partition.config.keep_everything {
                     partition.retention_checked = now;
                     due.push(*key);
                 }
@@ -561,7 +564,7 @@ impl Shard {
     /// Applies one partition's retention now.
     pub async fn retain(&self, key: PartitionKey) -> Result<(), ClaimError> {
         self.list_segments(key).await?;
-        let (segments, config, rolled, tail_bytes) = {
+        let (segments, config, start, rolled, tail_bytes) = {
             let state = self.state.borrow();
             let Some(partition) = state.partitions.get(&key) else {
                 return Ok(());
@@ -574,6 +577,7 @@ impl Shard {
             (
                 segments,
                 partition.config.clone(),
+                partition.log.log_start_offset(),
                 partition.log.rolled_offset(),
                 partition.log.tail_bytes(),
             )
@@ -587,11 +591,14 @@ impl Shard {
             let too_many = config
                 .retention_bytes
                 .is_some_and(|limit| bytes - segment.bytes >= limit);
+            let deleted = end <= start;
             let too_old = match config.retention_ms {
-                Some(limit) => self.segment_max_timestamp(key, *base_offset).await? < now_ms - limit,
-                None => false,
+                Some(limit) if !deleted && !too_many => {
+                    self.segment_max_timestamp(key, *base_offset).await? < now_ms - limit
+                }
+                _ => false,
             };
-            if !too_many && !too_old {
+            if !deleted && !too_many && !too_old {
                 break;
             }
             bytes -= segment.bytes;

@@ -1,6 +1,8 @@
 """The tools that come with Apache Kafka, with the options that their users give them."""
 
+import json
 import subprocess
+import tempfile
 
 from .broker import DESCRIBE_CONFIGS
 from .clients import CACHE, RUN_SECONDS, Failed, text
@@ -18,6 +20,11 @@ CLASSES = {
     "kafka-console-consumer": "org.apache.kafka.tools.consumer.ConsoleConsumer",
     "kafka-producer-perf-test": "org.apache.kafka.tools.ProducerPerformance",
     "kafka-consumer-perf-test": "org.apache.kafka.tools.ConsumerPerformance",
+    "kafka-delete-records": "org.apache.kafka.tools.DeleteRecordsCommand",
+    "kafka-log-dirs": "org.apache.kafka.tools.LogDirsCommand",
+    "kafka-transactions": "org.apache.kafka.tools.TransactionsCommand",
+    "kafka-verifiable-producer": "org.apache.kafka.tools.VerifiableProducer",
+    "kafka-verifiable-consumer": "org.apache.kafka.tools.VerifiableConsumer",
     "kafka-consumer-groups": "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
 }
 
@@ -31,13 +38,24 @@ def all_cases(suite):
         ("kafka-topics --list", tools.list),
         ("kafka-topics --describe", tools.describe),
         ("kafka-configs --describe", tools.describe_configs),
+        ("kafka-configs --alter, --add-config, --delete-config", tools.alter_configs),
+        ("kafka-configs --describe --all of the broker", tools.describe_broker),
+        ("kafka-topics --alter --partitions", tools.add_partitions),
         ("kafka-console-producer and kafka-console-consumer --partition", tools.console),
         ("kafka-producer-perf-test and kafka-get-offsets", tools.perf),
+        ("kafka-get-offsets --time of all kinds", tools.offsets_by_time),
+        ("kafka-log-dirs --describe", tools.log_dirs),
+        ("kafka-transactions list, describe-producers", tools.transactions),
+        ("kafka-verifiable-producer and kafka-verifiable-consumer", tools.verifiable),
         ("kafka-console-consumer --from-beginning --group", tools.console_group),
         ("kafka-consumer-groups --list, --describe", tools.describe_group),
+        ("kafka-consumer-groups --describe --members, --state, --all-groups", tools.describe_group_otherwise),
         ("kafka-consumer-groups --reset-offsets", tools.reset_offsets),
+        ("kafka-consumer-groups --reset-offsets in all forms", tools.reset_offsets_in_all_forms),
+        ("kafka-consumer-groups --delete-offsets", tools.delete_offsets),
         ("kafka-consumer-groups --delete", tools.delete_group),
         ("kafka-consumer-perf-test", tools.consumer_perf),
+        ("kafka-delete-records", tools.delete_records),
         ("kafka-topics --delete", tools.delete),
     ]
 
@@ -61,6 +79,14 @@ class Tools:
         if done.returncode != 0 or "Exception" in output:
             raise Failed(f"{tool} {' '.join(arguments)} ended with {done.returncode}\n{output}\n{text(done.stderr)}")
         return output
+
+    def refused(self, tool, *arguments):
+        """What the tool says when it fails, as it must here."""
+        try:
+            output = self.run(tool, *arguments)
+        except Failed as failure:
+            return str(failure)
+        raise Failed(f"{tool} {' '.join(arguments)} was not refused: {output}")
 
     def api_versions(self):
         expect("Produce(0)", self.run("kafka-broker-api-versions"))
@@ -86,6 +112,35 @@ class Tools:
         self.suite.need(DESCRIBE_CONFIGS, "DescribeConfigs")
         described = self.run("kafka-configs", "--describe", "--entity-type", "topics", "--entity-name", "tools-made")
         expect("retention.ms=86400000", described)
+
+    def topic_configs(self):
+        entity = ["--entity-type", "topics", "--entity-name", "tools-made"]
+        return self.run("kafka-configs", "--describe", *entity)
+
+    def alter_configs(self):
+        entity = ["--alter", "--entity-type", "topics", "--entity-name", "tools-made"]
+        self.run("kafka-configs", *entity, "--add-config", "retention.ms=3600000,cleanup.policy=[compact,delete]")
+        described = self.topic_configs()
+        expect("retention.ms=3600000", described)
+        expect("cleanup.policy=compact,delete", described)
+        self.run("kafka-configs", *entity, "--delete-config", "retention.ms,cleanup.policy")
+        if "retention.ms" in self.topic_configs():
+            raise Failed("the deleted setting is still described")
+        refused = self.refused("kafka-configs", *entity, "--add-config", "retention.ms=-7")
+        expect("Invalid value -7 for configuration retention.ms", refused)
+        expect("no.such.setting", self.refused("kafka-configs", *entity, "--add-config", "no.such.setting=1"))
+
+    def describe_broker(self):
+        entity = ["--entity-type", "brokers", "--entity-name", "1"]
+        described = self.run("kafka-configs", "--describe", "--all", *entity)
+        expect("num.partitions=", described)
+        expect("STATIC_BROKER_CONFIG", described)
+
+    def add_partitions(self):
+        self.run("kafka-topics", "--alter", "--topic", "tools-made", "--partitions", str(PARTITIONS + 2))
+        expect(f"PartitionCount: {PARTITIONS + 2}", self.run("kafka-topics", "--describe", "--topic", "tools-made"))
+        refused = self.refused("kafka-topics", "--alter", "--topic", "tools-made", "--partitions", "1")
+        expect("InvalidPartitionsException", refused)
 
     def console(self):
         """Keys and headers go in as text and come out as the same text."""
@@ -115,6 +170,36 @@ class Tools:
         expect_equal(sum(int(end.split(":")[2]) for end in ends), PERF_RECORDS)
         expect_equal(len(ends), PARTITIONS)
 
+    def offsets_by_time(self):
+        for time, count in (("latest", PERF_RECORDS), ("earliest", 0), ("-1", PERF_RECORDS), ("-2", 0), ("0", 0)):
+            offsets = self.run("kafka-get-offsets", "--topic", "tools-perf", "--time", time).split()
+            expect_equal((time, sum(int(offset.split(":")[2]) for offset in offsets)), (time, count))
+        newest = self.run("kafka-get-offsets", "--topic", "tools-perf", "--time", "max-timestamp").split()
+        expect_equal(len(newest), PARTITIONS)
+
+    def log_dirs(self):
+        described = json.loads(self.run("kafka-log-dirs", "--describe", "--topic-list", "tools-perf").splitlines()[-1])
+        partitions = [part for broker in described["brokers"] for place in broker["logDirs"] for part in place["partitions"]]
+        expect_equal(len(partitions), PARTITIONS)
+        if sum(part["size"] for part in partitions) < PERF_RECORDS * 200:
+            raise Failed(f"the sizes are too small: {partitions}")
+
+    def transactions(self):
+        self.run("kafka-transactions", "list")
+        found = self.run("kafka-transactions", "describe-producers", "--topic", "tools-perf", "--partition", "0")
+        expect("LastSequence", found)
+        # A line for the one producer that has written there.
+        expect_equal(len(found.splitlines()), 2)
+
+    def verifiable(self):
+        arguments = ["--topic", "tools-verifiable", "--max-messages", "1000"]
+        sent = [json.loads(line) for line in self.run("kafka-verifiable-producer", *arguments).splitlines()]
+        expect_equal(sum(line["name"] == "producer_send_success" for line in sent), 1000)
+        arguments += ["--group-id", "tools-verifiable", "--reset-policy", "earliest"]
+        got = [json.loads(line) for line in self.run("kafka-verifiable-consumer", *arguments).splitlines()]
+        expect_equal(sum(line["count"] for line in got if line["name"] == "records_consumed"), 1000)
+        expect(True, [line["success"] for line in got if line["name"] == "offsets_committed"])
+
     def console_group(self):
         self.suite.need_groups()
         arguments = ["--topic", "tools-console", "--group", "tools-group", "--from-beginning"]
@@ -136,6 +221,45 @@ class Tools:
         arguments = ["--reset-offsets", "--group", "tools-group", "--topic", "tools-console", "--to-offset", "100"]
         self.run("kafka-consumer-groups", *arguments, "--execute")
         expect(["tools-group", "tools-console", "0", "100", str(LINES), str(LINES - 100)], self.offsets())
+
+    def describe_group_otherwise(self):
+        self.suite.need_groups()
+        state = self.run("kafka-consumer-groups", "--describe", "--group", "tools-group", "--state")
+        expect("Empty", state.split())
+        self.run("kafka-consumer-groups", "--describe", "--group", "tools-group", "--members", "--verbose")
+        expect("tools-console", self.run("kafka-consumer-groups", "--describe", "--all-groups").split())
+        expect("Empty", self.run("kafka-consumer-groups", "--list", "--state").split())
+
+    def reset_offsets_in_all_forms(self):
+        forms = [
+            (["--to-earliest"], 0),
+            (["--to-latest"], LINES),
+            (["--shift-by", "-200"], LINES - 200),
+            (["--to-current"], LINES - 200),
+            (["--to-datetime", "2001-01-01T00:00:00.000"], 0),
+            (["--by-duration", "P1D"], 0),
+        ]
+        arguments = ["--reset-offsets", "--group", "tools-group", "--topic", "tools-console"]
+        for form, offset in forms:
+            self.run("kafka-consumer-groups", *arguments, *form, "--execute")
+            expect(["tools-group", "tools-console", "0", str(offset), str(LINES), str(LINES - offset)], self.offsets())
+
+    def delete_offsets(self):
+        arguments = ["--delete-offsets", "--group", "tools-group", "--topic", "tools-console"]
+        expect("Successful", self.run("kafka-consumer-groups", *arguments))
+
+    def delete_records(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as wanted:
+            partition = {"topic": "tools-console", "partition": 0, "offset": 120}
+            json.dump({"partitions": [partition], "version": 1}, wanted)
+            wanted.flush()
+            done = self.run("kafka-delete-records", "--offset-json-file", wanted.name)
+        expect("low_watermark: 120", done)
+        earliest = self.run("kafka-get-offsets", "--topic", "tools-console", "--time", "earliest")
+        expect_equal(earliest.strip(), "tools-console:0:120")
+        arguments = ["--topic", "tools-console", "--partition", "0", "--offset", "earliest"]
+        output = self.run("kafka-console-consumer", *arguments, "--max-messages", str(LINES - 120))
+        expect_equal(output.splitlines()[0], "value 120")
 
     def delete_group(self):
         self.suite.need_groups()
