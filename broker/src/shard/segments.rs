@@ -23,29 +23,37 @@ pub(super) struct SegmentRef {
 /// The segments of one partition.
 #[derive(Debug, Default)]
 pub(super) struct SegmentList {
-    /// By base offset; `None` until the first listing.
-    segments: Option<BTreeMap<i64, SegmentRef>>,
+    /// By base offset. Before the first listing these are only the ones that were rolled since.
+    segments: BTreeMap<i64, SegmentRef>,
+    listed: bool,
     indexes: Vec<(i64, Rc<Index>)>,
 }
 
 impl SegmentList {
-    /// A segment was rolled.
+    /// A segment was rolled; perhaps while a listing is on its way that does not show it.
     pub fn rolled(&mut self, base_offset: i64, segment: SegmentRef) {
-        if let Some(segments) = &mut self.segments {
-            segments.insert(base_offset, segment);
-        }
+        self.segments.insert(base_offset, segment);
     }
 
     /// A segment is gone.
     pub fn removed(&mut self, base_offset: i64) {
-        if let Some(segments) = &mut self.segments {
-            segments.remove(&base_offset);
-        }
+        self.segments.remove(&base_offset);
     }
 
     /// The segments, once listed.
     pub fn listed(&self) -> Option<&BTreeMap<i64, SegmentRef>> {
-        self.segments.as_ref()
+        self.listed.then_some(&self.segments)
+    }
+
+    /// A listing has come. Of two on their way at once the first counts: what was removed since must not come back.
+    fn complete(&mut self, found: impl Iterator<Item = (i64, SegmentRef)>) {
+        if self.listed {
+            return;
+        }
+        for (base_offset, segment) in found {
+            self.segments.entry(base_offset).or_insert(segment);
+        }
+        self.listed = true;
     }
 }
 
@@ -122,13 +130,14 @@ impl Shard {
     /// Lists a partition's segments, unless that was done before. One whose index or records are missing does not count,
     /// nor does one that lies beyond what the record says is rolled.
     pub(super) async fn list_segments(&self, key: PartitionKey) -> Result<(), StoreError> {
-        let prefix = {
+        let (prefix, epoch) = {
             let state = self.state.borrow();
             let partition = state.partitions.get(&key).ok_or_else(|| given_up(key))?;
-            if partition.segments.segments.is_some() {
+            if partition.segments.listed {
                 return Ok(());
             }
-            segment::prefix(&self.config.namespace, &partition.folder, key.partition)
+            let prefix = segment::prefix(&self.config.namespace, &partition.folder, key.partition);
+            (prefix, partition.log.leader_epoch())
         };
         let mut parts: HashMap<i64, (Option<u64>, bool)> = HashMap::new();
         let mut after: Option<String> = None;
@@ -147,7 +156,10 @@ impl Shard {
             }
         }
         let mut state = self.state.borrow_mut();
-        let partition = state.partitions.get_mut(&key).ok_or_else(|| given_up(key))?;
+        // Claimed anew meanwhile: this listing may miss what the claim before has rolled last.
+        let same = |partition: &&mut Partition| partition.log.leader_epoch() == epoch;
+        let partition = state.partitions.get_mut(&key).filter(same);
+        let partition = partition.ok_or_else(|| given_up(key))?;
         let rolled = partition.log.rolled_offset();
         let listed = parts.into_iter().filter_map(|(base, part)| match part {
             (Some(bytes), true) if base < rolled => Some((
@@ -159,11 +171,7 @@ impl Shard {
             )),
             _ => None,
         });
-        partition
-            .segments
-            .segments
-            .get_or_insert_with(BTreeMap::new)
-            .extend(listed);
+        partition.segments.complete(listed);
         Ok(())
     }
 
@@ -192,12 +200,7 @@ impl Shard {
             Err(error) => return Err(error),
         };
         if let Some(partition) = self.state.borrow_mut().partitions.get_mut(&key) {
-            if let Some(found) = partition
-                .segments
-                .segments
-                .as_mut()
-                .and_then(|all| all.get_mut(&base_offset))
-            {
+            if let Some(found) = partition.segments.segments.get_mut(&base_offset) {
                 found.max_timestamp = Some(max_timestamp);
             }
         }
@@ -246,4 +249,35 @@ impl Shard {
 
 pub(super) fn given_up(key: PartitionKey) -> StoreError {
     StoreError::Unavailable(format!("{key:?} is no longer owned here"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(bytes: u64) -> SegmentRef {
+        SegmentRef {
+            bytes,
+            max_timestamp: None,
+        }
+    }
+
+    #[test]
+    fn a_segment_rolled_while_a_listing_is_on_its_way_is_kept() {
+        let mut list = SegmentList::default();
+        list.rolled(40, segment(4));
+        assert_eq!(list.listed(), None, "what came before is not known yet");
+        list.complete([(0, segment(1)), (20, segment(2))].into_iter());
+        let bases: Vec<i64> = list.listed().unwrap().keys().copied().collect();
+        assert_eq!(bases, [0, 20, 40]);
+    }
+
+    #[test]
+    fn a_second_listing_does_not_bring_back_what_was_removed_since_the_first() {
+        let mut list = SegmentList::default();
+        list.complete([(0, segment(1)), (20, segment(2))].into_iter());
+        list.removed(0);
+        list.complete([(0, segment(1)), (20, segment(2))].into_iter());
+        assert_eq!(list.listed().unwrap().len(), 1);
+    }
 }

@@ -9,7 +9,7 @@ use crate::executor::{World, ENVIRONMENT};
 use crate::nemesis::Nemesis;
 use crate::net::Network;
 use crate::random::Random;
-use crate::workload::{check_whole, consumer, end_offset, idempotent_producer, plain_producer, Work};
+use crate::workload::{check_whole, consumer, deleter, end_offset, idempotent_producer, plain_producer, Work};
 use kafscale_broker::assembly::Tuning;
 use kafscale_broker::settings::Settings;
 use std::cell::{Cell, RefCell};
@@ -77,6 +77,7 @@ struct Plan {
     topics: Vec<(String, i32)>,
     idempotent: u32,
     plain: u32,
+    deletions: usize,
     batches: usize,
     rage: Duration,
     interval: Duration,
@@ -118,6 +119,10 @@ fn draw_plan(random: &mut Random) -> Plan {
         topics,
         idempotent: random.between(1, 3) as u32,
         plain: random.between(0, 1) as u32,
+        deletions: match random.permille(300) {
+            true => random.between(1, 6) as usize,
+            false => 0,
+        },
         batches: random.between(5, 40) as usize,
         rage: random.micros(200_000, 5_000_000),
         interval: random.micros(50_000, 600_000),
@@ -156,7 +161,7 @@ async fn scenario(world: World) -> usize {
     nemesis.rage(world.now() + plan.rage, plan.interval).await;
     log::info!("nemesis rests");
     nemesis.heal();
-    if !wait_until_idle(&world, &work, |who| who.contains("producer")).await {
+    if !wait_until_idle(&world, &work, |who| !who.contains("consumer")).await {
         return 0;
     }
     // A broker that has just woken up may not know yet that others have taken over, and would name an old end.
@@ -204,6 +209,11 @@ fn start_workloads(world: &World, work: &Rc<Work>, plan: &Plan) {
         let place = world.draw(|random| random.pick(&places).clone());
         let produce = idempotent_producer(work.clone(), number, place, plan.batches);
         world.spawn(world.new_process(), "idempotent", Box::pin(produce));
+    }
+    if plan.deletions > 0 {
+        let place = world.draw(|random| random.pick(&places).clone());
+        let delete = deleter(work.clone(), place, plan.deletions);
+        world.spawn(world.new_process(), "deleter", Box::pin(delete));
     }
     for (name, partitions) in &plan.topics {
         for _ in 0..plan.plain {

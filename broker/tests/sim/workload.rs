@@ -16,6 +16,13 @@ use std::rc::Rc;
 const PRODUCE: i16 = 9;
 const FETCH: i16 = 12;
 const LIST_OFFSETS: i16 = 6;
+const DELETE_RECORDS: i16 = 2;
+
+/// In ListOffsets: where the partition ends.
+const LATEST: i64 = -1;
+
+/// In ListOffsets: its first offset.
+const EARLIEST: i64 = -2;
 
 /// Requests that an idempotent producer has under way at most (`max.in.flight.requests.per.connection`).
 const IN_FLIGHT_MAX: usize = 5;
@@ -345,6 +352,11 @@ async fn fetch_some(
         };
         match data.error_code {
             ErrorCode::NONE => {}
+            ErrorCode::OFFSET_OUT_OF_RANGE if position.offset < work.ledger.deletable(&place) => {
+                // Deleted meanwhile: `auto.offset.reset`.
+                position.offset = list_offset(&work.client, &place, EARLIEST).await.max(position.offset);
+                continue;
+            }
             ErrorCode::OFFSET_OUT_OF_RANGE => {
                 let world = &work.client.world;
                 world.violate(format!(
@@ -392,14 +404,50 @@ fn take_records(work: &Work, place: &Place, data: &PartitionData, offset: &mut i
     }
 }
 
+/// Deletes records now and then, only such as are acknowledged.
+pub async fn deleter(work: Rc<Work>, place: Place, deletions: usize) {
+    let who = format!("deleter of {place:?}");
+    let client = &work.client;
+    for deletion in 0..deletions {
+        work.doing(&who, || format!("makes deletion {deletion}"));
+        client.pause_ms(50, 600).await;
+        let end = work.ledger.end_of_acknowledged(&place);
+        let before = client.world.draw(|random| random.between(0, end as u64)) as i64;
+        work.ledger.deletion_asked(&place, before);
+        let request = DeleteRecordsRequest {
+            topics: vec![DeleteRecordsTopic {
+                name: place.0.clone(),
+                partitions: vec![DeleteRecordsPartition {
+                    partition_index: place.1,
+                    offset: before,
+                }],
+            }],
+            timeout_ms: 10_000,
+        };
+        let mut connection = client.connect_to_leader(&place.0, place.1).await;
+        // Whatever goes wrong: the next one may work.
+        if let Ok(response) = connection.ask(DELETE_RECORDS, &request).await {
+            let answer = &response.topics[0].partitions[0];
+            if answer.error_code == ErrorCode::NONE {
+                work.ledger.deletion_answered(&place, answer.low_watermark);
+            }
+        }
+    }
+    work.done(&who);
+}
+
 /// Where a partition ends now.
 pub async fn end_offset(client: &Client, place: &Place) -> i64 {
+    list_offset(client, place, LATEST).await
+}
+
+async fn list_offset(client: &Client, place: &Place, timestamp: i64) -> i64 {
     let request = ListOffsetsRequest {
         topics: vec![ListOffsetsTopic {
             name: place.0.clone(),
             partitions: vec![ListOffsetsPartition {
                 partition_index: place.1,
-                timestamp: -1,
+                timestamp,
                 ..ListOffsetsPartition::default()
             }],
         }],
@@ -420,9 +468,14 @@ pub async fn end_offset(client: &Client, place: &Place) -> i64 {
 /// Reads a partition from its first offset to `end`, and has the book look at the whole.
 pub async fn check_whole(work: Rc<Work>, place: Place, end: i64) {
     let who = format!("reader of all of {place:?}");
-    let mut found = Vec::new();
-    while (found.len() as i64) < end {
-        work.doing(&who, || format!("is at {} of {end}", found.len()));
+    let start = list_offset(&work.client, &place, EARLIEST).await;
+    let mut found: Vec<RecordId> = Vec::new();
+    loop {
+        let next = start + found.len() as i64;
+        if next >= end {
+            break;
+        }
+        work.doing(&who, || format!("is at {next} of {end}"));
         let mut connection = work.client.connect_to_leader(&place.0, place.1).await;
         let request = FetchRequest {
             max_wait_ms: 100,
@@ -432,7 +485,7 @@ pub async fn check_whole(work: Rc<Work>, place: Place, end: i64) {
                 topic: place.0.clone(),
                 partitions: vec![FetchPartition {
                     partition: place.1,
-                    fetch_offset: found.len() as i64,
+                    fetch_offset: next,
                     partition_max_bytes: 1 << 20,
                     ..FetchPartition::default()
                 }],
@@ -445,7 +498,7 @@ pub async fn check_whole(work: Rc<Work>, place: Place, end: i64) {
             continue;
         };
         for data in response.responses.iter().flat_map(|topic| &topic.partitions) {
-            let mut offset = found.len() as i64;
+            let mut offset = next;
             let bytes: Vec<u8> = data
                 .records
                 .iter()
@@ -457,7 +510,7 @@ pub async fn check_whole(work: Rc<Work>, place: Place, end: i64) {
             for record in record_batch::iter_batches(&bytes)
                 .filter_map(Result::ok)
                 .flat_map(|(_, batch)| record_batch::records(batch).unwrap_or_default())
-                .filter(|record| record.offset >= found.len() as i64)
+                .filter(|record| record.offset >= next)
                 .collect::<Vec<_>>()
             {
                 let id = record
@@ -468,6 +521,6 @@ pub async fn check_whole(work: Rc<Work>, place: Place, end: i64) {
             }
         }
     }
-    work.ledger.whole(&place, &found);
+    work.ledger.whole(&place, start, &found);
     work.done(&who);
 }

@@ -29,6 +29,10 @@ struct Log {
     known: BTreeMap<i64, RecordId>,
     acknowledged: BTreeMap<RecordId, i64>,
     acknowledged_somewhere: BTreeSet<RecordId>,
+    /// Records before it may be deleted: the largest offset that a deletion was asked for.
+    deletable: i64,
+    /// Records before it are deleted: the largest offset that a deletion was answered with.
+    deleted: i64,
     sent: BTreeSet<RecordId>,
 }
 
@@ -77,6 +81,38 @@ impl Ledger {
         log.acknowledged_somewhere.extend(ids);
     }
 
+    /// Somebody is about to delete the records before this offset.
+    pub fn deletion_asked(&self, place: &Place, before: i64) {
+        let mut logs = self.logs.borrow_mut();
+        let log = logs.entry(place.clone()).or_default();
+        log.deletable = log.deletable.max(before);
+    }
+
+    /// The broker says that they are deleted.
+    pub fn deletion_answered(&self, place: &Place, low_watermark: i64) {
+        let mut logs = self.logs.borrow_mut();
+        let log = logs.entry(place.clone()).or_default();
+        log.deleted = log.deleted.max(low_watermark);
+        if low_watermark > log.deletable {
+            self.world.violate(format!(
+                "{place:?}: deleted up to {low_watermark}, asked for {}",
+                log.deletable
+            ));
+        }
+    }
+
+    /// The largest offset before which records may be gone.
+    pub fn deletable(&self, place: &Place) -> i64 {
+        self.logs.borrow().get(place).map_or(0, |log| log.deletable)
+    }
+
+    /// An offset that is acknowledged, and so may be deleted.
+    pub fn end_of_acknowledged(&self, place: &Place) -> i64 {
+        let logs = self.logs.borrow();
+        let ends = logs.get(place).and_then(|log| log.acknowledged.values().max().copied());
+        ends.map_or(0, |last| last + 1)
+    }
+
     /// A consumer got this.
     pub fn read(&self, place: &Place, offset: i64, value: Option<&[u8]>) -> Option<RecordId> {
         let id = value
@@ -108,20 +144,26 @@ impl Ledger {
         }
     }
 
-    /// The whole partition as it is after everything: record ids from offset 0 on.
-    pub fn whole(&self, place: &Place, found: &[RecordId]) {
+    /// The whole partition as it is after everything: record ids from its first offset on.
+    pub fn whole(&self, place: &Place, start: i64, found: &[RecordId]) {
         let logs = self.logs.borrow();
         let Some(log) = logs.get(place) else { return };
-        if let Some((offset, id)) = log.known.range(found.len() as i64..).next() {
+        if !(log.deleted..=log.deletable).contains(&start) {
             self.world.violate(format!(
-                "{place:?}: offset {offset} was {id:#x}, and the partition ends at {}",
-                found.len()
+                "{place:?}: begins at {start}; deleted up to {}, asked up to {}",
+                log.deleted, log.deletable
             ));
         }
-        let mut places: BTreeMap<RecordId, usize> = BTreeMap::new();
+        let end = start + found.len() as i64;
+        if let Some((offset, id)) = log.known.range(end..).next() {
+            self.world.violate(format!(
+                "{place:?}: offset {offset} was {id:#x}, and the partition ends at {end}"
+            ));
+        }
+        let mut places: BTreeMap<RecordId, i64> = BTreeMap::new();
         let mut latest: BTreeMap<u32, RecordId> = BTreeMap::new();
         let ordered = self.ordered.borrow();
-        for (offset, id) in found.iter().enumerate() {
+        for (offset, id) in (start..).zip(found) {
             if let Some(first) = places.insert(*id, offset) {
                 self.world.violate(format!(
                     "{place:?}: record {id:#x} is there twice, at {first} and {offset}"
@@ -134,12 +176,13 @@ impl Ledger {
                     .violate(format!("{place:?}: record {id:#x} at {offset} comes after {before:x?}"));
             }
         }
-        if let Some(id) = log.acknowledged_somewhere.iter().find(|id| !places.contains_key(id)) {
+        let lost = |id: &&RecordId| !places.contains_key(id) && start == 0;
+        if let Some(id) = log.acknowledged_somewhere.iter().find(lost) {
             self.world
                 .violate(format!("{place:?}: record {id:#x} was acknowledged and is not there"));
         }
-        for (id, offset) in &log.acknowledged {
-            if places.get(id) != Some(&(*offset as usize)) {
+        for (id, offset) in log.acknowledged.iter().filter(|(_, offset)| **offset >= start) {
+            if places.get(id) != Some(offset) {
                 self.world.violate(format!(
                     "{place:?}: record {id:#x} was acknowledged at {offset} and is at {:?}",
                     places.get(id)
