@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# `make fuzz`: gives every fuzz target FUZZ_SECONDS, starting from what earlier runs found interesting (fuzz/corpus, not
-# kept in the repository). Installs a nightly toolchain and cargo-fuzz if they are missing.
+# `make fuzz`: gives every fuzz target FUZZ_SECONDS, starting from the golden frames of real clients and from what earlier
+# runs found interesting (fuzz/corpus, not kept in the repository). Installs a nightly toolchain and cargo-fuzz if they
+# are missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,6 +17,7 @@ retry() {
 seconds=${FUZZ_SECONDS:-60}
 cargo +nightly --version >/dev/null 2>&1 || retry rustup toolchain install nightly --profile minimal
 cargo fuzz --version >/dev/null 2>&1 || retry cargo install --locked cargo-fuzz
+codec/fuzz/seeds.py
 ran=0
 for directory in */fuzz; do
   for target in $(cd "$directory/.." && cargo +nightly fuzz list); do
