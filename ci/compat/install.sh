@@ -2,8 +2,10 @@
 # Installs the clients of the suite, skipping what is there: ci/compat/install.sh [PIECE...], all pieces if none is named.
 # Pieces: kcat confluent kafka-python-2.0 kafka-python java kafka go node.
 #
-# Packages of the system come from apt; all else goes below .cache/compat, with a stamp of what it was made from.
+# Packages of the system come from apt; all else goes below .cache/compat, with a stamp of what it was made from. It ends
+# with 75 where something could not be fetched, and with another status where our own part is at fault.
 set -euo pipefail
+unfetched=75
 cd "$(dirname "$0")/../.."
 here=$PWD/ci/compat
 cache=$PWD/.cache/compat
@@ -16,7 +18,7 @@ retry() {
     echo "attempt $attempt of 5 failed: $*" >&2
     sleep $((attempt * 3))
   done
-  return 1
+  return $unfetched
 }
 
 as_root() {

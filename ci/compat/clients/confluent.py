@@ -31,7 +31,6 @@ def consume(job):
         "bootstrap.servers": job["bootstrap"],
         "group.id": job.get("group") or "none",
         "auto.offset.reset": "earliest",
-        "enable.auto.commit": False,
     }
     if job.get("protocol"):
         settings["group.protocol"] = job["protocol"]

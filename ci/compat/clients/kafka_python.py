@@ -37,7 +37,6 @@ def consume(job):
         bootstrap_servers=job["bootstrap"],
         group_id=job.get("group"),
         auto_offset_reset="earliest",
-        enable_auto_commit=False,
     )
     if job.get("group"):
         consumer.subscribe([topic["topic"] for topic in job["topics"]])

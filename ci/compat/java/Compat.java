@@ -79,7 +79,6 @@ public final class Compat {
         boolean inGroup = task.hasNonNull("group");
         if (inGroup) {
             properties.put("group.id", task.get("group").asText());
-            properties.put("enable.auto.commit", "false");
         }
         if (task.hasNonNull("protocol")) {
             properties.put("group.protocol", task.get("protocol").asText());
