@@ -76,7 +76,8 @@ def install(report, piece):
             raise cases.Skipped(f"not installed within {INSTALL_SECONDS} s") from None
         output = text(done.stdout)
         if done.returncode == UNFETCHED_STATUS:
-            reason = output.splitlines()[-1] if output else "no output"
+            said = [line for line in output.splitlines() if not line.startswith("attempt ")]
+            reason = said[-1] if said else "no output"
             raise cases.Skipped(f"{piece} cannot be fetched, and nothing of it runs: {reason}")
         if done.returncode != 0:
             raise Failed(output)
