@@ -127,4 +127,7 @@ impl Field for ErrorCode {
     fn read(reader: &mut Reader, form: Form) -> Result<Self, DecodeError> {
         i16::read(reader, form).map(ErrorCode)
     }
+    fn has_error(&self) -> bool {
+        *self != ErrorCode::NONE
+    }
 }

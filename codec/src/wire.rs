@@ -250,6 +250,11 @@ pub trait Field: Sized {
     fn write(&self, writer: &mut Writer, form: Form) -> Result<(), EncodeError>;
     /// Reads a value.
     fn read(reader: &mut Reader, form: Form) -> Result<Self, DecodeError>;
+
+    /// Whether it is, or holds anywhere, an error code other than `NONE`.
+    fn has_error(&self) -> bool {
+        false
+    }
 }
 
 macro_rules! fixed {
@@ -407,6 +412,9 @@ impl<T: Field> Field for Vec<T> {
     fn read(reader: &mut Reader, form: Form) -> Result<Self, DecodeError> {
         Option::<Vec<T>>::read(reader, Form { nullable: true, ..form })?.ok_or(DecodeError::UnexpectedNull)
     }
+    fn has_error(&self) -> bool {
+        self.iter().any(Field::has_error)
+    }
 }
 
 impl<T: Field> Field for Option<Vec<T>> {
@@ -436,6 +444,9 @@ impl<T: Field> Field for Option<Vec<T>> {
             None if form.nullable => Ok(None),
             None => Err(DecodeError::UnexpectedNull),
         }
+    }
+    fn has_error(&self) -> bool {
+        self.as_ref().is_some_and(Field::has_error)
     }
 }
 

@@ -64,8 +64,11 @@ impl Context {
         } = self;
         Box::pin(async move {
             let response = response.await;
-            let took = node.runtime.now() - received;
-            node.shard.metrics.request(M::API).duration.record(took);
+            let metrics = node.shard.metrics.request(M::API);
+            metrics.duration.record(node.runtime.now() - received);
+            if response.has_error() {
+                metrics.errors.add(1);
+            }
             let buffers = encode_response(header.api_version, header.correlation_id, &response)?;
             drop(permit);
             Ok(Some(buffers))
@@ -91,6 +94,10 @@ pub async fn dispatch(
             return Ok(cluster::unsupported_api_versions(&header));
         }
         return Ok(refuse(&header));
+    }
+    if node.config.trace_requests {
+        let client_id = header.client_id.as_deref().unwrap_or("");
+        log::info!("request {:?} {version} from {client_host} {client_id:?}", api.key);
     }
     let context = Context {
         node: node.clone(),

@@ -85,6 +85,10 @@ macro_rules! message {
                 }
                 Ok(message)
             }
+
+            fn has_error(&self) -> bool {
+                false $(|| crate::wire::Field::has_error(&self.$field))*
+            }
         }
 
         impl crate::wire::Field for Option<$name> {
@@ -94,6 +98,10 @@ macro_rules! message {
 
             fn read(reader: &mut crate::wire::Reader, form: crate::wire::Form) -> Result<Self, crate::wire::DecodeError> {
                 crate::wire::read_nullable_struct(reader, form)
+            }
+
+            fn has_error(&self) -> bool {
+                self.as_ref().is_some_and(crate::wire::Field::has_error)
             }
         }
 
