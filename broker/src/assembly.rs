@@ -12,11 +12,12 @@ use crate::node::{Node, NodeConfig};
 use crate::runtime::Runtime;
 use crate::settings::Settings;
 use crate::shard::{Shard, ShardConfig};
+use bytes::Bytes;
 use futures::channel::oneshot;
-use kafscale_metastore::keys::{BrokerRecord, ClusterRecord};
+use kafscale_metastore::keys::{BrokerRecord, ClusterRecord, PARTITIONS_PREFIX, STREAMS_PREFIX};
 use kafscale_metastore::operation::OperationError;
-use kafscale_metastore::{cluster, counters, Metastore};
-use kafscale_storage_engine::object_store::ObjectStore;
+use kafscale_metastore::{cluster, counters, prefix_end, Metastore, MetastoreError};
+use kafscale_storage_engine::object_store::{ObjectStore, StoreError};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -134,6 +135,61 @@ pub async fn introduce(
     Ok((broker, cluster.cluster_id))
 }
 
+/// Why the object store is not this cluster's.
+#[derive(Debug, thiserror::Error)]
+pub enum RecogniseError {
+    /// The metastore knows of records, and the store does not know the cluster.
+    #[error(
+        "the object store does not hold the records of cluster {cluster_id}: there is no {marker}. It is another \
+         directory or bucket than before, or another namespace, or was emptied; set it back, or begin anew with an empty \
+         metastore"
+    )]
+    Foreign {
+        /// The cluster that the metastore tells of.
+        cluster_id: String,
+        /// The object that should be there.
+        marker: String,
+    },
+    /// The metastore did not answer.
+    #[error("metastore: {0}")]
+    Metastore(#[from] MetastoreError),
+    /// The object store did not answer.
+    #[error("object store: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// Makes sure that the object store is the one that holds this cluster's records: it has a marker with the cluster's id,
+/// which is made before anything else is written. Without this a broker in front of an empty store would take every
+/// stream for one that was never written to, and the records for gone.
+///
+/// # Errors
+/// If it is another store, or either store does not answer.
+pub async fn recognise(
+    store: &dyn ObjectStore,
+    metastore: &dyn Metastore,
+    namespace: &str,
+    cluster_id: &str,
+) -> Result<(), RecogniseError> {
+    let marker = format!("{namespace}/_cluster/{cluster_id}");
+    match store.get_suffix(&marker, 1).await {
+        Ok(_) => return Ok(()),
+        Err(StoreError::NotFound(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    for prefix in [STREAMS_PREFIX, PARTITIONS_PREFIX] {
+        if !metastore.range(prefix, &prefix_end(prefix), 1).await?.items.is_empty() {
+            return Err(RecogniseError::Foreign {
+                cluster_id: cluster_id.to_string(),
+                marker,
+            });
+        }
+    }
+    match store.create(&marker, vec![Bytes::from_static(b"kafscale\n")]).await {
+        Ok(()) | Err(StoreError::Conflict(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 impl Assembly {
     /// A broker's common part, and what its shards and its coordinator are reached by.
     pub fn new(settings: Arc<Settings>, tuning: Tuning, broker: BrokerRecord, cluster_id: String) -> (Self, Inboxes) {
@@ -226,6 +282,7 @@ impl Assembly {
             auto_create_topics: settings.auto_create_topics,
             auto_create_partitions: settings.auto_create_partitions,
             allow_admin_apis: settings.allow_admin_apis,
+            trace_requests: settings.trace_kafka,
             topic_defaults: self.topic_defaults.clone(),
             broker_configs: self.broker_configs.clone(),
         }

@@ -31,6 +31,8 @@ pub struct NodeConfig {
     pub auto_create_topics: bool,
     /// Partitions of topics created without a number.
     pub auto_create_partitions: i32,
+    /// A line is logged for each request.
+    pub trace_requests: bool,
     /// Clients may create and delete topics.
     pub allow_admin_apis: bool,
     /// Defaults of topic settings, by Kafka's names.
@@ -92,7 +94,7 @@ impl Node {
 
     /// Completes when `ready` says so for the current image, or when `limit` has passed.
     pub async fn wait_for_image(&self, limit: Duration, ready: impl Fn(&ClusterImage) -> bool) {
-        let until = self.runtime.now() + limit;
+        let until = self.runtime.now().saturating_add(limit);
         while !ready(&self.image()) && self.runtime.now() < until {
             self.runtime.sleep(Duration::from_millis(2)).await;
         }

@@ -1,6 +1,6 @@
 //! One broker process: stores, shards, listeners, from start to orderly end.
 
-use crate::assembly::{introduce, Assembly, RunningShard, Seams, Tuning};
+use crate::assembly::{introduce, recognise, Assembly, RunningShard, Seams, Tuning};
 use crate::connection;
 use crate::coordinator::service::{CoordinatorInbox, ServiceEnd};
 use crate::data_dir::{DataDir, DataDirError};
@@ -16,7 +16,7 @@ use crate::runtime::glommio::GlommioRuntime;
 use crate::runtime::Runtime;
 use crate::settings::Settings;
 use crate::shard::Shard;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, Started};
 use futures::future::{select, Either};
 use kafscale_codec::types::TopicId;
 use kafscale_metastore::embedded::{EmbeddedMetastore, OpenError};
@@ -50,6 +50,9 @@ pub enum ServeError {
     /// The listener cannot be opened.
     #[error("{0}")]
     Listen(io::Error),
+    /// The thread that watches the start cannot be had.
+    #[error("watch the start: {0}")]
+    Watch(io::Error),
     /// The shards did not start, or one failed.
     #[error(transparent)]
     Executors(#[from] ExecutorError),
@@ -79,6 +82,7 @@ struct Parts {
     store: Store,
     snapshots: Vec<async_channel::Sender<SnapshotRequest>>,
     readiness: Readiness,
+    started: Started,
     shutdown: Shutdown,
     seats: Arc<Mutex<Vec<Option<Seat>>>>,
 }
@@ -98,6 +102,8 @@ struct Seat {
 
 /// Serves until `shutdown` is requested and everything accepted is answered.
 pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
+    let started =
+        Started::within(Duration::from_secs(settings.startup_timeout_sec), shutdown).map_err(ServeError::Watch)?;
     // Held to the end: nobody else may use the directory meanwhile.
     let data_dir = DataDir::lock(&settings.data_dir)?;
     let metastore = EmbeddedMetastore::open(&data_dir.path().join("metastore"))?;
@@ -155,6 +161,7 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
         store,
         snapshots,
         readiness: Readiness::default(),
+        started,
         shutdown: shutdown.clone(),
         seats: Arc::new(Mutex::new(seats)),
     };
@@ -207,6 +214,11 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
         metastore: Rc::new(parts.metastore.clone()),
         metrics: metrics.clone(),
     };
+    if !settings.use_memory_s3 {
+        // Memory forgets with the process, as was warned of.
+        let cluster_id = &parts.assembly.cluster_id;
+        recognise(&*seams.store, &*seams.metastore, &settings.namespace, cluster_id).await?;
+    }
     let running = parts.assembly.start_shard(number, inbox, coordinator, seams);
     let node = running.node.clone();
     let counted = running.shard.clone();
@@ -261,12 +273,14 @@ async fn serve_until_the_end(
     running: &RunningShard,
     address: SocketAddr,
 ) -> Option<ServiceEnd> {
-    let limit = Duration::from_secs(parts.assembly.settings.startup_timeout_sec);
     let serve = pin!(async {
         if number == 0 {
             running.coordinator_loaded().await;
-            announce(&running.node, address, limit).await;
-            parts.readiness.set(Phase::Serving);
+            let ready = pin!(announce(&running.node, address));
+            if let Either::Left(_) = select(ready, pin!(parts.shutdown.requested())).await {
+                parts.readiness.set(Phase::Serving);
+                parts.started.tell();
+            }
         }
         parts.shutdown.requested().await;
     });
@@ -279,9 +293,14 @@ async fn serve_until_the_end(
     }
 }
 
-/// The offsets of the partitions that a shard owns, and what its cache did.
+/// What a shard and its partitions are at now, and what its cache did.
 fn add_partitions(shard: &Shard, into: &mut Snapshot) {
-    for partition in shard.stats().partitions {
+    let stats = shard.stats();
+    let of_shard = || vec![("shard", stats.shard.to_string())];
+    into.gauge(&families::TAIL_MEMORY_BYTES, of_shard(), stats.memory_bytes as f64);
+    into.gauge(&families::LIVE_OBJECTS, of_shard(), stats.live_objects as f64);
+    into.gauge(&families::PUTS_IN_FLIGHT, of_shard(), stats.puts_in_flight as f64);
+    for partition in &stats.partitions {
         let labels = || {
             vec![
                 ("topic", partition.topic.clone()),
@@ -290,6 +309,7 @@ fn add_partitions(shard: &Shard, into: &mut Snapshot) {
         };
         into.gauge(&families::HIGH_WATERMARK, labels(), partition.high_watermark as f64);
         into.gauge(&families::LOG_START_OFFSET, labels(), partition.log_start_offset as f64);
+        into.gauge(&families::UNROLLED_BYTES, labels(), partition.tail_bytes as f64);
     }
     let (hits, misses) = shard.cache.hits_and_misses();
     into.counter(&families::CACHE_HIT_BYTES, vec![], hits);
@@ -297,9 +317,10 @@ fn add_partitions(shard: &Shard, into: &mut Snapshot) {
 }
 
 /// Says that the broker serves, once every partition that it should lead is led.
-async fn announce(node: &Rc<Node>, address: SocketAddr, limit: Duration) {
+async fn announce(node: &Rc<Node>, address: SocketAddr) {
     let broker_id = node.config.broker_id;
-    node.wait_for_image(limit, |image| {
+    // The deadline is kept by whoever waits for the start.
+    node.wait_for_image(Duration::MAX, |image| {
         let led = |topic: &crate::cluster::image::TopicImage| {
             (0..topic.record.partitions as i32).all(|partition| image.live_leader(topic, partition).is_some())
         };

@@ -81,6 +81,41 @@ fn exit(status: i32) -> ! {
     std::process::exit(status);
 }
 
+/// Waits for the broker to serve, from a thread of its own: whatever hangs in the start must not hang for ever.
+#[derive(Debug, Clone)]
+pub struct Started {
+    tell: std::sync::mpsc::Sender<()>,
+}
+
+impl Started {
+    /// Ends the process with an error unless [`Started::tell`] is called, or the end is asked for, within `limit`.
+    ///
+    /// # Errors
+    /// If there can be no thread.
+    pub fn within(limit: Duration, shutdown: &Shutdown) -> std::io::Result<Self> {
+        let (tell, told) = std::sync::mpsc::channel();
+        let shutdown = shutdown.clone();
+        std::thread::Builder::new().name("start".to_owned()).spawn(move || {
+            let late = told.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
+            if late && !shutdown.is_requested() {
+                log::error!(
+                    "the broker does not serve after {} s: see above for what it waits for; \
+                     --startup-timeout-sec gives it longer",
+                    limit.as_secs()
+                );
+                exit(1);
+            }
+        })?;
+        Ok(Started { tell })
+    }
+
+    /// The broker serves.
+    pub fn tell(&self) {
+        // The watch may have ended with its deadline; then the process is about to.
+        let _ = self.tell.send(());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -94,10 +94,6 @@ families! {
     LIVE_OBJECTS = "kafscale_wal_live_objects", Gauge, ["shard"];
     /// Puts under way.
     PUTS_IN_FLIGHT = "kafscale_puts_in_flight", Gauge, ["shard"];
-    /// Largest lag of a consumer group among its partitions, in records.
-    GROUP_LAG_MAX = "kafscale_consumer_group_lag_max", Gauge, ["group"];
-    /// Lag of a consumer group over all its partitions, in records.
-    GROUP_LAG_SUM = "kafscale_consumer_group_lag_sum", Gauge, ["group"];
     /// Resident memory size.
     PROCESS_RSS = "process_resident_memory_bytes", Gauge, [];
     /// User and system CPU time.

@@ -67,3 +67,54 @@ fn a_killed_broker_leaves_neither_its_directory_nor_its_port_behind() {
     let records = second.connect().read_from("kept", 0, offset);
     assert_eq!(records[0].value.as_deref(), Some(&b"acknowledged"[..]));
 }
+
+/// A broker that had a record and was killed; where its parts are.
+fn killed_with_a_record() -> (tempfile::TempDir, Launch) {
+    let directory = tempfile::tempdir().unwrap();
+    let launch = Launch::new(directory.path());
+    let mut broker = launch.start();
+    let mut client = broker.connect();
+    client.create_topic("kept", 1);
+    client.produce_value("kept", 0, b"acknowledged");
+    broker.kill();
+    (directory, launch)
+}
+
+#[test]
+fn an_object_store_that_is_not_the_clusters_is_refused_and_nothing_is_taken_for_gone() {
+    let (directory, launch) = killed_with_a_record();
+    let (objects, elsewhere) = (
+        directory.path().join("data/objects"),
+        directory.path().join("elsewhere"),
+    );
+    std::fs::rename(&objects, &elsewhere).unwrap();
+    let mut second = launch.spawn();
+    let status = second.wait_for_end();
+    assert!(!status.success(), "it ended with {status}");
+    let log = second.log();
+    assert!(log.contains("does not hold the records of cluster"), "{log}");
+
+    std::fs::remove_dir_all(&objects).unwrap();
+    std::fs::rename(&elsewhere, &objects).unwrap();
+    let third = launch.start();
+    assert_eq!(third.connect().read_from("kept", 0, 0).len(), 1);
+}
+
+#[test]
+fn a_start_that_does_not_come_to_its_end_ends_with_an_error_that_says_so() {
+    let (directory, launch) = killed_with_a_record();
+    // The object that holds the record is damaged: the partition cannot be led, and must not be led as if it were empty.
+    let streams = directory.path().join("data/objects/default/_wal");
+    let damaged = std::fs::read_dir(streams)
+        .unwrap()
+        .flat_map(|stream| std::fs::read_dir(stream.unwrap().path()).unwrap())
+        .map(|object| std::fs::write(object.unwrap().path(), [0; 1_000]).unwrap())
+        .count();
+    assert!(damaged > 0);
+    let mut second = launch.flags("--startup-timeout-sec 1").spawn();
+    let status = second.wait_for_end();
+    assert!(!status.success(), "it ended with {status}");
+    let log = second.log();
+    assert!(log.contains("does not serve after 1 s"), "{log}");
+    assert!(log.contains("claim partitions"), "it says what it waits for: {log}");
+}

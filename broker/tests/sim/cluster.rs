@@ -3,7 +3,7 @@
 use crate::executor::{ProcessId, SimRuntime, World, ENVIRONMENT};
 use crate::faults::{Link, Troubles};
 use crate::net::Network;
-use kafscale_broker::assembly::{introduce, Assembly, RunningShard, Seams, Tuning};
+use kafscale_broker::assembly::{introduce, recognise, Assembly, RecogniseError, RunningShard, Seams, Tuning};
 use kafscale_broker::connection;
 use kafscale_broker::metrics::Metrics;
 use kafscale_broker::settings::Settings;
@@ -162,6 +162,13 @@ impl Cluster {
             }
             self.world.sleep(Duration::from_millis(50)).await;
         };
+        let store = FaultyStore::new(Rc::new(self.store.clone()), link.clone());
+        while let Err(error) = recognise(&store, &*metastore, &settings.namespace, &cluster_id).await {
+            if matches!(error, RecogniseError::Foreign { .. }) {
+                return self.world.violate(format!("broker {id}: {error}"));
+            }
+            self.world.sleep(Duration::from_millis(50)).await;
+        }
         let settings = Arc::new(settings);
         let (assembly, inboxes) = Assembly::new(settings, self.shape.tuning, broker, cluster_id);
         // Brokers do not yet agree on who coordinates which groups: only a broker that is alone does.
