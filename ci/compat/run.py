@@ -148,8 +148,8 @@ def main():
         if hub is not None:
             run_clients(report, suite, clients, hub)
         if "tools" in names and installed["kafka"]:
-            for title, case in tools.all_cases(suite):
-                report.run("tools", title, case, broker)
+            for name, title, case in tools.all_cases(suite):
+                report.run(name, title, case, broker)
     finally:
         status = broker.stop()
     report.run("broker", "ends cleanly on SIGTERM", lambda: ended_cleanly(status), broker)

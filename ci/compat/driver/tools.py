@@ -10,6 +10,8 @@ from .clients import CACHE, RUN_SECONDS, Failed, text
 PARTITIONS = 3
 LINES = 500
 PERF_RECORDS = 50_000
+# Generations of the tools to the directories of their jars.
+JARS = {"4": "kafka", "3": "tools-3"}
 
 CLASSES = {
     "kafka-topics": "org.apache.kafka.tools.TopicCommand",
@@ -29,9 +31,25 @@ CLASSES = {
 }
 
 
+# Where generation 3 has another class, or another name for an option (the producer's --num-records is no such one).
+CLASSES_3 = {
+    "kafka-broker-api-versions": "kafka.admin.BrokerApiVersionsCommand",
+    "kafka-console-producer": "kafka.tools.ConsoleProducer",
+}
+OPTIONS_3 = {
+    "--reader-property": "--property",
+    "--formatter-property": "--property",
+    "--num-records": "--messages",
+}
+
+
 def all_cases(suite):
-    """(title, function) in the order they have to run in: later ones use what earlier ones made."""
-    tools = Tools(suite)
+    """(name, title, function) of both generations."""
+    return [(f"tools-{name}", title, case) for name in JARS for title, case in cases_of(Tools(suite, name))]
+
+
+def cases_of(tools):
+    """In the order they have to run in: later ones use what earlier ones made."""
     return [
         ("kafka-broker-api-versions", tools.api_versions),
         ("kafka-topics --create", tools.create),
@@ -61,15 +79,30 @@ def all_cases(suite):
 
 
 class Tools:
-    """The cases. Each names the topics and groups it uses."""
+    """The cases of one generation. Its topics and groups bear its number."""
 
-    def __init__(self, suite):
+    def __init__(self, suite, generation):
         self.suite = suite
+        self.generation = generation
+        self.jars = f"{CACHE}/java/{JARS[generation]}/*"
+        self.made = f"tools-{generation}-made"
+        self.perf_topic = f"tools-{generation}-perf"
+        self.console_topic = f"tools-{generation}-console"
+        self.group = f"tools-{generation}-group"
+
+    def option(self, name):
+        """What this generation calls an option of OPTIONS_3."""
+        return OPTIONS_3[name] if self.generation == "3" else name
 
     def run(self, tool, *arguments, stdin=b""):
         """The tool's standard output."""
         command = ["java", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
-        command += ["-cp", f"{CACHE}/java/kafka/*", CLASSES[tool], "--bootstrap-server", self.suite.bootstrap]
+        old = self.generation == "3"
+        command += ["-cp", self.jars, (old and CLASSES_3.get(tool)) or CLASSES[tool]]
+        if old and tool == "kafka-producer-perf-test":
+            command += ["--producer-props", f"bootstrap.servers={self.suite.bootstrap}"]
+        else:
+            command += ["--bootstrap-server", self.suite.bootstrap]
         try:
             done = subprocess.run([*command, *arguments], input=stdin, capture_output=True, timeout=RUN_SECONDS)
         except subprocess.TimeoutExpired as error:
@@ -92,25 +125,25 @@ class Tools:
         expect("Produce(0)", self.run("kafka-broker-api-versions"))
 
     def create(self):
-        for topic in ("tools-made", "tools-perf"):
+        for topic in (self.made, self.perf_topic):
             arguments = ["--create", "--topic", topic, "--partitions", str(PARTITIONS)]
             arguments += ["--replication-factor", "1", "--config", "retention.ms=86400000"]
             expect(f"Created topic {topic}.", self.run("kafka-topics", *arguments))
 
     def list(self):
-        for topic in ("tools-made", "tools-perf"):
+        for topic in (self.made, self.perf_topic):
             expect(topic, self.run("kafka-topics", "--list").splitlines())
 
     def describe(self):
         self.suite.need(DESCRIBE_CONFIGS, "DescribeConfigs, which the tool asks for")
-        described = self.run("kafka-topics", "--describe", "--topic", "tools-made")
+        described = self.run("kafka-topics", "--describe", "--topic", self.made)
         expect(f"PartitionCount: {PARTITIONS}", described)
         expect("retention.ms=86400000", described)
         expect(f"Partition: {PARTITIONS - 1}\tLeader: 1", described)
 
     def describe_configs(self):
         self.suite.need(DESCRIBE_CONFIGS, "DescribeConfigs")
-        described = self.run("kafka-configs", "--describe", "--entity-type", "topics", "--entity-name", "tools-made")
+        described = self.run("kafka-configs", "--describe", "--entity-type", "topics", "--entity-name", self.made)
         expect("retention.ms=86400000", described)
 
     def topic_configs(self):
@@ -144,7 +177,7 @@ class Tools:
 
     def console(self):
         """Keys and headers go in as text and come out as the same text."""
-        topic = "tools-console"
+        topic = self.console_topic
         self.run("kafka-topics", "--create", "--topic", topic, "--partitions", "1")
         lines = [f"trace:{index},lang:en\tkey-{index}\tvalue {index}" for index in range(LINES)]
         properties = ("parse.headers=true", "parse.key=true")
@@ -152,21 +185,21 @@ class Tools:
             "kafka-console-producer",
             "--topic",
             topic,
-            *(word for one in properties for word in ("--reader-property", one)),
+            *(word for one in properties for word in (self.option("--reader-property"), one)),
             stdin="\n".join(lines).encode(),
         )
         shown = ("print.headers=true", "print.key=true")
         output = self.run(
             "kafka-console-consumer",
             *("--topic", topic, "--partition", "0", "--offset", "earliest", "--max-messages", str(LINES)),
-            *(word for one in shown for word in ("--formatter-property", one)),
+            *(word for one in shown for word in (self.option("--formatter-property"), one)),
         )
         expect_equal(output.splitlines(), lines)
 
     def perf(self):
-        arguments = ["--topic", "tools-perf", "--num-records", str(PERF_RECORDS), "--record-size", "200"]
+        arguments = ["--topic", self.perf_topic, "--num-records", str(PERF_RECORDS), "--record-size", "200"]
         expect(f"{PERF_RECORDS} records sent", self.run("kafka-producer-perf-test", *arguments, "--throughput", "-1"))
-        ends = self.run("kafka-get-offsets", "--topic", "tools-perf").split()
+        ends = self.run("kafka-get-offsets", "--topic", self.perf_topic).split()
         expect_equal(sum(int(end.split(":")[2]) for end in ends), PERF_RECORDS)
         expect_equal(len(ends), PARTITIONS)
 
@@ -202,25 +235,25 @@ class Tools:
 
     def console_group(self):
         self.suite.need_groups()
-        arguments = ["--topic", "tools-console", "--group", "tools-group", "--from-beginning"]
+        arguments = ["--topic", self.console_topic, "--group", self.group, "--from-beginning"]
         output = self.run("kafka-console-consumer", *arguments, "--max-messages", str(LINES))
         expect_equal(output.splitlines(), [f"value {index}" for index in range(LINES)])
 
     def describe_group(self):
         self.suite.need_groups()
-        expect("tools-group", self.run("kafka-consumer-groups", "--list").splitlines())
+        expect(self.group, self.run("kafka-consumer-groups", "--list").splitlines())
         # GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG and more.
-        expect(["tools-group", "tools-console", "0", str(LINES), str(LINES), "0"], self.offsets())
+        expect([self.group, self.console_topic, "0", str(LINES), str(LINES), "0"], self.offsets())
 
     def offsets(self):
-        described = self.run("kafka-consumer-groups", "--describe", "--group", "tools-group")
+        described = self.run("kafka-consumer-groups", "--describe", "--group", self.group)
         return [line.split()[:6] for line in described.splitlines()]
 
     def reset_offsets(self):
         self.suite.need_groups()
-        arguments = ["--reset-offsets", "--group", "tools-group", "--topic", "tools-console", "--to-offset", "100"]
+        arguments = ["--reset-offsets", "--group", self.group, "--topic", self.console_topic, "--to-offset", "100"]
         self.run("kafka-consumer-groups", *arguments, "--execute")
-        expect(["tools-group", "tools-console", "0", "100", str(LINES), str(LINES - 100)], self.offsets())
+        expect([self.group, self.console_topic, "0", "100", str(LINES), str(LINES - 100)], self.offsets())
 
     def describe_group_otherwise(self):
         self.suite.need_groups()
@@ -263,20 +296,21 @@ class Tools:
 
     def delete_group(self):
         self.suite.need_groups()
-        self.run("kafka-consumer-groups", "--delete", "--group", "tools-group")
-        if "tools-group" in self.run("kafka-consumer-groups", "--list").splitlines():
+        self.run("kafka-consumer-groups", "--delete", "--group", self.group)
+        if self.group in self.run("kafka-consumer-groups", "--list").splitlines():
             raise Failed("the deleted group is still listed")
 
     def consumer_perf(self):
         self.suite.need_groups()
-        arguments = ["--topic", "tools-perf", "--num-records", str(PERF_RECORDS), "--timeout", "20000"]
+        arguments = ["--topic", self.perf_topic, self.option("--num-records"), str(PERF_RECORDS)]
+        arguments += ["--timeout", "20000"]
         last = self.run("kafka-consumer-perf-test", *arguments).splitlines()[-1]
         # start.time, end.time, data.consumed.in.MB, MB.sec, data.consumed.in.nMsg and more.
         expect_equal(int(last.split(", ")[4]), PERF_RECORDS)
 
     def delete(self):
-        self.run("kafka-topics", "--delete", "--topic", "tools-made")
-        if "tools-made" in self.run("kafka-topics", "--list").splitlines():
+        self.run("kafka-topics", "--delete", "--topic", self.made)
+        if self.made in self.run("kafka-topics", "--list").splitlines():
             raise Failed("the deleted topic is still listed")
 
 
