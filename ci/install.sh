@@ -21,7 +21,7 @@ command -v cc >/dev/null || need_packages+=(build-essential)
 command -v git >/dev/null || need_packages+=(git)
 command -v curl >/dev/null || need_packages+=(curl ca-certificates)
 if [ "${1:-build}" = compat ]; then
-  command -v kcat >/dev/null || need_packages+=(kcat)
+  # What runs the suite; its clients install themselves, see ci/compat/install.sh.
   command -v python3 >/dev/null || need_packages+=(python3 python3-venv python3-pip)
 fi
 if [ ${#need_packages[@]} -gt 0 ]; then
