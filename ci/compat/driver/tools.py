@@ -147,11 +147,11 @@ class Tools:
         expect("retention.ms=86400000", described)
 
     def topic_configs(self):
-        entity = ["--entity-type", "topics", "--entity-name", "tools-made"]
+        entity = ["--entity-type", "topics", "--entity-name", self.made]
         return self.run("kafka-configs", "--describe", *entity)
 
     def alter_configs(self):
-        entity = ["--alter", "--entity-type", "topics", "--entity-name", "tools-made"]
+        entity = ["--alter", "--entity-type", "topics", "--entity-name", self.made]
         self.run("kafka-configs", *entity, "--add-config", "retention.ms=3600000,cleanup.policy=[compact,delete]")
         described = self.topic_configs()
         expect("retention.ms=3600000", described)
@@ -170,10 +170,10 @@ class Tools:
         expect("STATIC_BROKER_CONFIG", described)
 
     def add_partitions(self):
-        self.run("kafka-topics", "--alter", "--topic", "tools-made", "--partitions", str(PARTITIONS + 2))
-        expect(f"PartitionCount: {PARTITIONS + 2}", self.run("kafka-topics", "--describe", "--topic", "tools-made"))
-        refused = self.refused("kafka-topics", "--alter", "--topic", "tools-made", "--partitions", "1")
-        expect("InvalidPartitionsException", refused)
+        self.run("kafka-topics", "--alter", "--topic", self.made, "--partitions", str(PARTITIONS + 2))
+        expect(f"PartitionCount: {PARTITIONS + 2}", self.run("kafka-topics", "--describe", "--topic", self.made))
+        refused = self.refused("kafka-topics", "--alter", "--topic", self.made, "--partitions", "1")
+        expect("would not be an increase", refused)
 
     def console(self):
         """Keys and headers go in as text and come out as the same text."""
@@ -205,13 +205,13 @@ class Tools:
 
     def offsets_by_time(self):
         for time, count in (("latest", PERF_RECORDS), ("earliest", 0), ("-1", PERF_RECORDS), ("-2", 0), ("0", 0)):
-            offsets = self.run("kafka-get-offsets", "--topic", "tools-perf", "--time", time).split()
+            offsets = self.run("kafka-get-offsets", "--topic", self.perf_topic, "--time", time).split()
             expect_equal((time, sum(int(offset.split(":")[2]) for offset in offsets)), (time, count))
-        newest = self.run("kafka-get-offsets", "--topic", "tools-perf", "--time", "max-timestamp").split()
+        newest = self.run("kafka-get-offsets", "--topic", self.perf_topic, "--time", "max-timestamp").split()
         expect_equal(len(newest), PARTITIONS)
 
     def log_dirs(self):
-        described = json.loads(self.run("kafka-log-dirs", "--describe", "--topic-list", "tools-perf").splitlines()[-1])
+        described = json.loads(self.run("kafka-log-dirs", "--describe", "--topic-list", self.perf_topic).splitlines()[-1])
         partitions = [part for broker in described["brokers"] for place in broker["logDirs"] for part in place["partitions"]]
         expect_equal(len(partitions), PARTITIONS)
         if sum(part["size"] for part in partitions) < PERF_RECORDS * 200:
@@ -219,16 +219,16 @@ class Tools:
 
     def transactions(self):
         self.run("kafka-transactions", "list")
-        found = self.run("kafka-transactions", "describe-producers", "--topic", "tools-perf", "--partition", "0")
+        found = self.run("kafka-transactions", "describe-producers", "--topic", self.perf_topic, "--partition", "0")
         expect("LastSequence", found)
         # A line for the one producer that has written there.
         expect_equal(len(found.splitlines()), 2)
 
     def verifiable(self):
-        arguments = ["--topic", "tools-verifiable", "--max-messages", "1000"]
+        arguments = ["--topic", f"tools-{self.generation}-verifiable", "--max-messages", "1000"]
         sent = [json.loads(line) for line in self.run("kafka-verifiable-producer", *arguments).splitlines()]
         expect_equal(sum(line["name"] == "producer_send_success" for line in sent), 1000)
-        arguments += ["--group-id", "tools-verifiable", "--reset-policy", "earliest"]
+        arguments += ["--group-id", f"tools-{self.generation}-verifiable", "--reset-policy", "earliest"]
         got = [json.loads(line) for line in self.run("kafka-verifiable-consumer", *arguments).splitlines()]
         expect_equal(sum(line["count"] for line in got if line["name"] == "records_consumed"), 1000)
         expect(True, [line["success"] for line in got if line["name"] == "offsets_committed"])
@@ -257,10 +257,10 @@ class Tools:
 
     def describe_group_otherwise(self):
         self.suite.need_groups()
-        state = self.run("kafka-consumer-groups", "--describe", "--group", "tools-group", "--state")
+        state = self.run("kafka-consumer-groups", "--describe", "--group", self.group, "--state")
         expect("Empty", state.split())
-        self.run("kafka-consumer-groups", "--describe", "--group", "tools-group", "--members", "--verbose")
-        expect("tools-console", self.run("kafka-consumer-groups", "--describe", "--all-groups").split())
+        self.run("kafka-consumer-groups", "--describe", "--group", self.group, "--members", "--verbose")
+        expect(self.console_topic, self.run("kafka-consumer-groups", "--describe", "--all-groups").split())
         expect("Empty", self.run("kafka-consumer-groups", "--list", "--state").split())
 
     def reset_offsets_in_all_forms(self):
@@ -272,25 +272,25 @@ class Tools:
             (["--to-datetime", "2001-01-01T00:00:00.000"], 0),
             (["--by-duration", "P1D"], 0),
         ]
-        arguments = ["--reset-offsets", "--group", "tools-group", "--topic", "tools-console"]
+        arguments = ["--reset-offsets", "--group", self.group, "--topic", self.console_topic]
         for form, offset in forms:
             self.run("kafka-consumer-groups", *arguments, *form, "--execute")
-            expect(["tools-group", "tools-console", "0", str(offset), str(LINES), str(LINES - offset)], self.offsets())
+            expect([self.group, self.console_topic, "0", str(offset), str(LINES), str(LINES - offset)], self.offsets())
 
     def delete_offsets(self):
-        arguments = ["--delete-offsets", "--group", "tools-group", "--topic", "tools-console"]
+        arguments = ["--delete-offsets", "--group", self.group, "--topic", self.console_topic]
         expect("Successful", self.run("kafka-consumer-groups", *arguments))
 
     def delete_records(self):
         with tempfile.NamedTemporaryFile("w", suffix=".json") as wanted:
-            partition = {"topic": "tools-console", "partition": 0, "offset": 120}
+            partition = {"topic": self.console_topic, "partition": 0, "offset": 120}
             json.dump({"partitions": [partition], "version": 1}, wanted)
             wanted.flush()
             done = self.run("kafka-delete-records", "--offset-json-file", wanted.name)
         expect("low_watermark: 120", done)
-        earliest = self.run("kafka-get-offsets", "--topic", "tools-console", "--time", "earliest")
-        expect_equal(earliest.strip(), "tools-console:0:120")
-        arguments = ["--topic", "tools-console", "--partition", "0", "--offset", "earliest"]
+        earliest = self.run("kafka-get-offsets", "--topic", self.console_topic, "--time", "earliest")
+        expect_equal(earliest.strip(), f"{self.console_topic}:0:120")
+        arguments = ["--topic", self.console_topic, "--partition", "0", "--offset", "earliest"]
         output = self.run("kafka-console-consumer", *arguments, "--max-messages", str(LINES - 120))
         expect_equal(output.splitlines()[0], "value 120")
 
