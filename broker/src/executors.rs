@@ -1,11 +1,19 @@
 //! One executor thread per shard, each pinned to its own CPU while there are enough.
 
+use futures::future::{select, Either};
 use glommio::{CpuSet, LocalExecutorPoolBuilder, PoolPlacement, PoolThreadHandles};
 use std::error::Error;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How long an executor may sleep. glommio 0.9 sleeps with runnable tasks if its preemption timer fires between setting
+/// the timer and looking at the tasks (`LocalExecutor::run_task_queues` then says that nothing is to be run), which
+/// happens to a thread that loses its CPU in that moment: until something else woke it, which may be never (decision
+/// 0005).
+const SLEEP_MAX: Duration = Duration::from_millis(25);
 
 /// How a shard ends: well, or with the reason why not.
 pub type ShardResult = Result<(), Box<dyn Error + Send + Sync>>;
@@ -63,12 +71,21 @@ where
     let threads = builder
         .on_all_shards(move || async move {
             let shard = next.fetch_add(1, Ordering::Relaxed);
-            shard_main(shard)
-                .await
-                .map_err(|error| ExecutorError::Shard(shard, error))
+            let ended = match select(pin!(shard_main(shard)), pin!(pulse())).await {
+                Either::Left((ended, _)) => ended,
+                Either::Right((never, _)) => match never {},
+            };
+            ended.map_err(|error| ExecutorError::Shard(shard, error))
         })
         .map_err(|error| ExecutorError::Start(error.to_string()))?;
     Ok(Executors { threads })
+}
+
+/// Keeps an executor from sleeping for longer than [`SLEEP_MAX`].
+async fn pulse() -> std::convert::Infallible {
+    loop {
+        glommio::timer::sleep(SLEEP_MAX).await;
+    }
 }
 
 impl Executors {
@@ -156,6 +173,26 @@ mod tests {
             numbers.sort();
             assert_eq!(numbers, (0..shards).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn a_shard_never_sleeps_for_long_though_nobody_wakes_it() {
+        let done = Arc::new(AtomicUsize::new(0));
+        let (seen, (tell, ended)) = (done.clone(), std::sync::mpsc::channel());
+        // Pending without a waker: as a task whose wake-up was lost.
+        let shard_main = move |_| async move {
+            std::future::poll_fn(|_| match seen.load(Ordering::SeqCst) {
+                0 => std::task::Poll::Pending,
+                _ => std::task::Poll::Ready(()),
+            })
+            .await;
+            Ok(tell.send(())?)
+        };
+        let executors = start(ExecutorOptions { shards: 1, ..OPTIONS }, shard_main).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        done.store(1, Ordering::SeqCst);
+        assert_eq!(ended.recv_timeout(Duration::from_secs(20)), Ok(()), "the shard sleeps");
+        executors.join(|| ()).unwrap();
     }
 
     #[test]
