@@ -1,6 +1,7 @@
 //! The broker's settings under the names that Kafka's tools know, for DescribeConfigs. They are set at the start and
 //! cannot be changed by a request.
 
+use crate::coordinator::Assignor;
 use crate::settings::Settings;
 use std::collections::BTreeMap;
 
@@ -84,6 +85,24 @@ pub fn broker_configs(settings: &Settings) -> Vec<BrokerConfig> {
             "1".to_string(),
             Int,
             "The object store replicates; any factor is accepted.",
+        ),
+        entry(
+            "group.consumer.assignors",
+            Assignor::ALL.map(Assignor::name).join(","),
+            ValueKind::List,
+            "Assignors of the consumer protocol; the first is the default.",
+        ),
+        entry(
+            "group.consumer.heartbeat.interval.ms",
+            settings.group_consumer_heartbeat_interval_ms.to_string(),
+            Int,
+            "Interval of heartbeats in the consumer protocol.",
+        ),
+        entry(
+            "group.consumer.session.timeout.ms",
+            settings.group_consumer_session_timeout_ms.to_string(),
+            Int,
+            "Session timeout in the consumer protocol.",
         ),
         entry(
             "group.initial.rebalance.delay.ms",

@@ -85,6 +85,10 @@ pub struct Settings {
     pub group_min_session_timeout_ms: i32,
     /// Longest session timeout of a group's member.
     pub group_max_session_timeout_ms: i32,
+    /// Session timeout of members of the consumer protocol.
+    pub group_consumer_session_timeout_ms: u64,
+    /// Interval of their heartbeats.
+    pub group_consumer_heartbeat_interval_ms: i32,
     /// How long the offsets of an empty group are kept.
     pub offsets_retention_minutes: u64,
     /// Largest request frame.
@@ -246,6 +250,8 @@ fn settings(values: &Values, host: &Host, mistakes: &mut Vec<String>) -> Setting
         group_initial_rebalance_delay_ms: values.number("group_initial_rebalance_delay_ms"),
         group_min_session_timeout_ms: values.number("group_min_session_timeout_ms"),
         group_max_session_timeout_ms: values.number("group_max_session_timeout_ms"),
+        group_consumer_session_timeout_ms: values.number("group_consumer_session_timeout_ms"),
+        group_consumer_heartbeat_interval_ms: values.number("group_consumer_heartbeat_interval_ms"),
         offsets_retention_minutes: values.number("offsets_retention_minutes"),
         socket_request_max_bytes: values.number("socket_request_max_bytes"),
         max_connections: values.number("max_connections"),
@@ -306,6 +312,12 @@ fn check(settings: &Settings, mistakes: &mut Vec<String>) {
         mistakes.push(format!(
             "group_min_session_timeout_ms ({}) must not be above group_max_session_timeout_ms ({})",
             settings.group_min_session_timeout_ms, settings.group_max_session_timeout_ms
+        ));
+    }
+    if settings.group_consumer_heartbeat_interval_ms as u64 >= settings.group_consumer_session_timeout_ms {
+        mistakes.push(format!(
+            "group_consumer_heartbeat_interval_ms ({}) must be below group_consumer_session_timeout_ms ({})",
+            settings.group_consumer_heartbeat_interval_ms, settings.group_consumer_session_timeout_ms
         ));
     }
     let part = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);

@@ -112,6 +112,7 @@ error_codes! {
     UNRELEASED_INSTANCE_ID = 111 no,
     UNSUPPORTED_ASSIGNOR = 112 no,
     STALE_MEMBER_EPOCH = 113 no,
+    INVALID_REGULAR_EXPRESSION = 128 no,
 }
 
 impl fmt::Debug for ErrorCode {

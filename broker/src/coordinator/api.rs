@@ -1,14 +1,14 @@
 //! What the coordinator is asked, and what it answers: Kafka's messages with the differences of versions taken out.
 
+use super::consumer::{self, ConsumerHeartbeat};
 use bytes::Bytes;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::{
-    DescribedGroup, HeartbeatRequest, JoinGroupResponse, LeaveGroupResponse, ListedGroup, MemberIdentity,
-    SyncGroupRequest, SyncGroupResponse,
+    ConsumerGroupHeartbeatResponse, DescribedConsumerGroup, DescribedGroup, HeartbeatRequest, JoinGroupResponse,
+    LeaveGroupResponse, ListedGroup, MemberIdentity, SyncGroupRequest, SyncGroupResponse,
 };
 use kafscale_codec::types::TopicId;
 use kafscale_metastore::keys::OffsetRecord;
-use std::collections::BTreeMap;
 
 /// The bounds and delays of groups. The names are those of Kafka's settings where it has them.
 #[derive(Debug, Clone)]
@@ -31,6 +31,10 @@ pub struct GroupConfig {
     pub offset_metadata_bytes_max: usize,
     /// How long offsets outlive their group (`offsets.retention.minutes`).
     pub offsets_retention_ms: i64,
+    /// Without a word for this long, a member of the consumer protocol is out (`group.consumer.session.timeout.ms`).
+    pub consumer_session_timeout_ms: u64,
+    /// How often members of the consumer protocol shall give a sign of life (`group.consumer.heartbeat.interval.ms`).
+    pub consumer_heartbeat_interval_ms: i32,
 }
 
 impl Default for GroupConfig {
@@ -45,6 +49,8 @@ impl Default for GroupConfig {
             deferred_max: 1_024,
             offset_metadata_bytes_max: 4_096,
             offsets_retention_ms: 7 * 24 * 60 * 60 * 1000,
+            consumer_session_timeout_ms: 45_000,
+            consumer_heartbeat_interval_ms: 5_000,
         }
     }
 }
@@ -91,6 +97,13 @@ pub enum GroupRequest {
         /// Only groups of one of these types; empty: all.
         types: Vec<String>,
     },
+    /// ConsumerGroupHeartbeat (KIP-848).
+    ConsumerHeartbeat(Box<ConsumerHeartbeat>),
+    /// ConsumerGroupDescribe.
+    DescribeConsumers {
+        /// The groups.
+        groups: Vec<String>,
+    },
     /// DeleteGroups, one of them.
     DeleteGroup {
         /// The group.
@@ -102,10 +115,8 @@ pub enum GroupRequest {
         topic_ids: Vec<TopicId>,
     },
     /// Forget offsets that are past their retention, and groups that nothing is left of.
-    ExpireOffsets {
-        /// Names of the topics: an offset of a live group goes only if its topic is known and not subscribed.
-        topic_names: BTreeMap<TopicId, String>,
-    },
+    /// An offset of a live group goes only if its topic exists and nobody in the group subscribes to it.
+    ExpireOffsets,
 }
 
 /// JoinGroup.
@@ -157,6 +168,8 @@ pub struct Commit {
     pub member_id: String,
     /// Set by static members.
     pub group_instance_id: Option<String>,
+    /// Whether the request's version knows of member epochs (version 9).
+    pub knows_epochs: bool,
     /// A retention that the client asks for (versions 2–4), negative if it does not.
     pub retention_time_ms: i64,
     /// What to remember.
@@ -183,6 +196,10 @@ pub struct CommitOffset {
 pub struct FetchOffsets {
     /// The group.
     pub group_id: String,
+    /// Who asks, if a member of the consumer protocol does.
+    pub member_id: Option<String>,
+    /// Its epoch; negative if nobody says.
+    pub member_epoch: i32,
     /// Which partitions; `None` asks for all that have an offset.
     pub partitions: Option<Vec<(TopicId, i32)>>,
 }
@@ -225,6 +242,10 @@ pub enum GroupReply {
     },
     /// To [`GroupRequest::Describe`].
     Described(Vec<DescribedGroup>),
+    /// To [`GroupRequest::ConsumerHeartbeat`].
+    ConsumerHeartbeat(ConsumerGroupHeartbeatResponse),
+    /// To [`GroupRequest::DescribeConsumers`].
+    DescribedConsumers(Vec<DescribedConsumerGroup>),
     /// To [`GroupRequest::List`].
     Listed {
         /// Whether the list is all there is.
@@ -249,11 +270,13 @@ impl GroupRequest {
             GroupRequest::Commit(commit) => Some(&commit.group_id),
             GroupRequest::FetchOffsets(fetch) => Some(&fetch.group_id),
             GroupRequest::DeleteOffsets(delete) => Some(&delete.group_id),
+            GroupRequest::ConsumerHeartbeat(heartbeat) => Some(&heartbeat.request.group_id),
             GroupRequest::DeleteGroup { group_id } => Some(group_id),
             GroupRequest::Describe { .. }
+            | GroupRequest::DescribeConsumers { .. }
             | GroupRequest::List { .. }
             | GroupRequest::TopicsDeleted { .. }
-            | GroupRequest::ExpireOffsets { .. } => None,
+            | GroupRequest::ExpireOffsets => None,
         }
     }
 
@@ -291,7 +314,16 @@ impl GroupRequest {
                 groups: Vec::new(),
             },
             GroupRequest::DeleteGroup { .. } => GroupReply::Deleted(error),
-            GroupRequest::TopicsDeleted { .. } | GroupRequest::ExpireOffsets { .. } => GroupReply::Done(error),
+            GroupRequest::ConsumerHeartbeat(_) => consumer::refused(error, None),
+            GroupRequest::DescribeConsumers { groups } => {
+                let described = groups.iter().map(|group| DescribedConsumerGroup {
+                    error_code: error,
+                    group_id: group.clone(),
+                    ..DescribedConsumerGroup::default()
+                });
+                GroupReply::DescribedConsumers(described.collect())
+            }
+            GroupRequest::TopicsDeleted { .. } | GroupRequest::ExpireOffsets => GroupReply::Done(error),
         }
     }
 }

@@ -3,9 +3,10 @@
 //! two generations ever carry the same number.
 
 use super::api::{join_error, sync_error, GroupReply, Join, Leave, ReplyToken};
+use super::as_uuid;
 use super::group::{Ctx, Group, InitialDelay, Member, Phase};
 use super::ledger::After;
-use super::record::{GroupState, Record};
+use super::record::{GroupState, Record, StoredState};
 use bytes::Bytes;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::{
@@ -19,6 +20,10 @@ const RETRY_MS: u64 = 1_000;
 impl Group {
     /// JoinGroup.
     pub fn join(&mut self, ctx: &mut Ctx, token: ReplyToken, join: Join) {
+        if self.is_live_consumer_group() {
+            self.join_consumers(ctx, token, &join);
+            return;
+        }
         if let Err(error) = self.try_join(ctx, token, &join) {
             ctx.reply(token, GroupReply::Join(join_error(&join.member_id, error)));
         }
@@ -219,12 +224,12 @@ impl Group {
 
     fn become_empty(&mut self, ctx: &mut Ctx) {
         self.leader = None;
-        let Some(stored) = &self.stored else {
+        if self.stored.is_none() {
             self.phase = Phase::Empty;
             return;
-        };
+        }
         let state = GroupState {
-            generation: next_generation(stored.generation),
+            generation: next_generation(self.generation()),
             protocol_type: self.protocol_type.clone(),
             since_ms: ctx.now.wall_ms,
             ..GroupState::default()
@@ -320,6 +325,10 @@ impl Group {
 
     /// SyncGroup.
     pub fn sync(&mut self, ctx: &mut Ctx, token: ReplyToken, sync: SyncGroupRequest) {
+        if self.is_live_consumer_group() {
+            self.sync_consumers(ctx, token, &sync);
+            return;
+        }
         if let Err(error) = self.try_sync(ctx, token, &sync) {
             ctx.reply(token, GroupReply::Sync(sync_error(error)));
         }
@@ -425,6 +434,9 @@ impl Group {
 
     /// Heartbeat: memory only.
     pub fn heartbeat(&mut self, ctx: &mut Ctx, heartbeat: &HeartbeatRequest) -> ErrorCode {
+        if self.is_live_consumer_group() {
+            return self.heartbeat_consumers(ctx, heartbeat);
+        }
         if let Err(error) = self.check_member(&heartbeat.member_id, heartbeat.group_instance_id.as_deref()) {
             return error;
         }
@@ -450,6 +462,10 @@ impl Group {
 
     /// LeaveGroup.
     pub fn leave(&mut self, ctx: &mut Ctx, token: ReplyToken, leave: Leave) {
+        if self.is_live_consumer_group() {
+            self.leave_consumers(ctx, token, leave);
+            return;
+        }
         let mut left_any = false;
         let members = leave.members.into_iter().map(|who| {
             let result = self.leave_one(ctx, &who);
@@ -508,6 +524,10 @@ impl Group {
 
     /// Whatever was due by now happens.
     pub fn on_deadline(&mut self, ctx: &mut Ctx) {
+        self.expel_consumers(ctx);
+        if self.state_writing {
+            return;
+        }
         let now = ctx.now.monotonic_ms;
         let due = |deadline: &u64| *deadline <= now;
         let pending_before = self.pending.len();
@@ -565,6 +585,7 @@ impl Group {
 
     pub fn state_record(&self, state: Option<GroupState>) -> Record {
         let group = self.id.clone();
+        let state = state.map(StoredState::Classic);
         Record::Group { group, state }
     }
 }
@@ -572,11 +593,4 @@ impl Group {
 /// After 2³¹ generations it starts again: a negative one would mean "no generation".
 fn next_generation(generation: i32) -> i32 {
     generation.checked_add(1).unwrap_or(1)
-}
-
-/// Random bits in the form that people expect at the end of a member id.
-fn as_uuid(random: u128) -> String {
-    let hex = format!("{random:032x}");
-    let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
-    parts.join("-")
 }

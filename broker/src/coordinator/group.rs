@@ -1,13 +1,17 @@
 //! One group: what is stored of it, and what only lives in memory between two stored states.
 
 use super::api::{GroupConfig, GroupReply, GroupRequest, Join, Now, ReplyToken};
+use super::consumer::{ConsumerHeartbeat, ConsumerState, Session};
 use super::ledger::{After, Ledger, Output};
-use super::record::{GroupState, MemberState, Record};
+use super::record::{GroupState, MemberState, Record, StoredState};
+use crate::cluster::image::ClusterImage;
 use bytes::Bytes;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::types::TopicId;
 use kafscale_metastore::keys::OffsetRecord;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
 
 /// Bytes of a stored member besides its texts and metadata, rounded up.
 const MEMBER_OVERHEAD_BYTES: usize = 64;
@@ -16,6 +20,7 @@ const MEMBER_OVERHEAD_BYTES: usize = 64;
 pub(super) struct Ctx<'a> {
     pub now: Now,
     pub config: &'a GroupConfig,
+    pub image: &'a Arc<ClusterImage>,
     pub ledger: &'a mut Ledger,
     pub out: &'a mut Output,
 }
@@ -119,11 +124,18 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) struct Group {
     pub id: String,
-    /// Changed by [`Group::replay`] only.
+    /// Set if it is a classic group. Changed by [`Group::replay`] only.
     pub stored: Option<GroupState>,
+    /// Set if it is a group of the consumer protocol. Changed by [`Group::replay`] only.
+    pub consumer: Option<Rc<ConsumerState>>,
     /// Changed by [`Group::replay`] only.
     pub offsets: BTreeMap<(TopicId, i32), OffsetRecord>,
+    /// Members of the consumer protocol.
+    pub sessions: BTreeMap<String, Session>,
+    /// The picture of the cluster that the subscriptions were last compared with.
+    pub image_seen: Option<Arc<ClusterImage>>,
     pub phase: Phase,
+    /// Members of the classic protocol.
     pub members: BTreeMap<String, Member>,
     /// Static members: instance id to member id.
     pub instances: BTreeMap<String, String>,
@@ -149,6 +161,9 @@ impl Group {
         Group {
             id: id.to_string(),
             stored: None,
+            consumer: None,
+            sessions: BTreeMap::new(),
+            image_seen: None,
             offsets: BTreeMap::new(),
             phase: Phase::Empty,
             members: BTreeMap::new(),
@@ -169,7 +184,13 @@ impl Group {
     /// The one place where what is stored changes.
     pub fn replay(&mut self, record: &Record) {
         match record {
-            Record::Group { state, .. } => self.stored.clone_from(state),
+            Record::Group { state, .. } => {
+                (self.stored, self.consumer) = match state {
+                    None => (None, None),
+                    Some(StoredState::Classic(state)) => (Some(state.clone()), None),
+                    Some(StoredState::Consumer(state)) => (None, Some(state.clone())),
+                };
+            }
             Record::Offset {
                 topic_id,
                 partition,
@@ -187,7 +208,9 @@ impl Group {
     }
 
     /// After recovery: everybody who is stored gets a whole session to show up.
-    pub fn revive(&mut self, now: Now) {
+    pub fn revive(&mut self, ctx: &Ctx) {
+        let now = ctx.now;
+        self.sync_sessions(ctx);
         let Some(stored) = &self.stored else { return };
         self.protocol_type.clone_from(&stored.protocol_type);
         self.leader.clone_from(&stored.leader);
@@ -218,7 +241,11 @@ impl Group {
     }
 
     pub fn generation(&self) -> i32 {
-        self.stored.as_ref().map_or(0, |stored| stored.generation)
+        match (&self.stored, &self.consumer) {
+            (Some(stored), _) => stored.generation,
+            (None, Some(state)) => state.epoch,
+            (None, None) => 0,
+        }
     }
 
     pub fn protocol_name(&self) -> Option<String> {
@@ -227,6 +254,9 @@ impl Group {
 
     /// Kafka's name of the state.
     pub fn state_name(&self) -> &'static str {
+        if let Some(state) = self.consumer.as_ref().filter(|_| self.members.is_empty()) {
+            return state.name();
+        }
         match self.phase {
             Phase::Empty => "Empty",
             Phase::Preparing { .. } => "PreparingRebalance",
@@ -247,6 +277,7 @@ impl Group {
     /// Whether nothing is left of it.
     pub fn is_vacant(&self) -> bool {
         self.stored.is_none()
+            && self.consumer.is_none()
             && self.offsets.is_empty()
             && self.members.is_empty()
             && self.pending.is_empty()
@@ -265,6 +296,9 @@ impl Group {
         };
         let sessions = self.members.values().filter_map(|member| member.deadline);
         let pending = self.pending.values().copied();
+        let consumers = self.sessions.values();
+        let consumers = consumers.map(|session| session.revoke_by.unwrap_or(u64::MAX).min(session.deadline));
+        let sessions = sessions.chain(consumers);
         sessions.chain(pending).chain(preparing).chain(self.sync_deadline).min()
     }
 
@@ -399,6 +433,29 @@ impl Group {
         candidates
             .min_by_key(|(_, member)| member.order)
             .map(|(id, _)| id.clone())
+    }
+
+    /// What is stored of it besides offsets.
+    pub fn stored_state(&self) -> Option<StoredState> {
+        let classic = self.stored.clone().map(StoredState::Classic);
+        classic.or_else(|| self.consumer.clone().map(StoredState::Consumer))
+    }
+
+    /// Whether anybody is in it, of whatever protocol.
+    pub fn has_members(&self) -> bool {
+        !self.members.is_empty() || self.consumer.as_ref().is_some_and(|state| !state.members.is_empty())
+    }
+
+    /// Heartbeats of the consumer protocol that are next in line, to be worked on together.
+    pub fn next_heartbeats(&mut self) -> Vec<(ReplyToken, ConsumerHeartbeat)> {
+        let mut heartbeats = Vec::new();
+        let is_next = |work: &mut Work| matches!(work, Work::Request(_, request) if matches!(**request, GroupRequest::ConsumerHeartbeat(_)));
+        while let Some(Work::Request(token, request)) = self.deferred.pop_front_if(is_next) {
+            if let GroupRequest::ConsumerHeartbeat(heartbeat) = *request {
+                heartbeats.push((token, *heartbeat));
+            }
+        }
+        heartbeats
     }
 
     /// Sends records off. If they decide about the group's state, everything that would change it waits for them.

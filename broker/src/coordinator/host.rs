@@ -41,7 +41,7 @@ impl CoordinatorHost {
             metastore,
             // The lanes fence. A lease that lapsed while the machine slept costs nothing as long as nobody took over.
             fences: Vec::new(),
-            topic_names: Box::new(move || named.image().names.clone().into_iter().collect()),
+            image: Box::new(move || named.image()),
         };
         let service = CoordinatorService::new(parts, config, inbox);
         let (tell, ended) = async_channel::bounded(1);
@@ -86,6 +86,8 @@ pub fn service_config(settings: &Settings) -> ServiceConfig {
             session_timeout_max_ms: settings.group_max_session_timeout_ms,
             initial_rebalance_delay_ms: settings.group_initial_rebalance_delay_ms,
             offsets_retention_ms: (settings.offsets_retention_minutes as i64).saturating_mul(60_000),
+            consumer_session_timeout_ms: settings.group_consumer_session_timeout_ms,
+            consumer_heartbeat_interval_ms: settings.group_consumer_heartbeat_interval_ms,
             ..GroupConfig::default()
         },
         ..ServiceConfig::default()

@@ -3,6 +3,7 @@
 use super::api::{GroupReply, Join, ReplyToken};
 use super::record::Record;
 use kafscale_codec::error_code::ErrorCode;
+use kafscale_codec::messages::LeaveGroupResponse;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -55,6 +56,15 @@ pub(super) enum After {
     OffsetsDeleted { token: ReplyToken, results: Vec<ErrorCode> },
     /// DeleteGroups is answered.
     Deleted { token: ReplyToken },
+    /// Heartbeats of the consumer protocol are answered: token, member id, answer.
+    Heartbeats {
+        replies: Vec<(ReplyToken, String, GroupReply)>,
+    },
+    /// LeaveGroup in a group of the consumer protocol is answered.
+    Left {
+        token: ReplyToken,
+        reply: LeaveGroupResponse,
+    },
     /// Nobody waits.
     Cleaned,
 }

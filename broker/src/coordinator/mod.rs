@@ -8,6 +8,7 @@
 
 mod api;
 mod classic;
+mod consumer;
 mod group;
 pub mod host;
 mod ledger;
@@ -23,9 +24,11 @@ pub use api::{
     Commit, CommitOffset, DeleteOffsets, FetchOffsets, GroupConfig, GroupReply, GroupRequest, Join, Leave, Now,
     ReplyToken,
 };
+pub use consumer::{Assignor, ConsumerHeartbeat, ConsumerMember, ConsumerState, MemberPhase};
 pub use ledger::{GroupWrite, Output, WriteId, RECORDS_PER_WRITE_MAX};
-pub use record::{GroupDecodeError, GroupState, MemberState, Record};
+pub use record::{GroupDecodeError, GroupState, MemberState, Record, StoredState};
 
+use crate::cluster::image::ClusterImage;
 use group::{Ctx, Group, Work};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::types::TopicId;
@@ -34,9 +37,10 @@ use ledger::{After, Decided, Ledger};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// What is stored of one group.
-pub type StoredGroup = (Option<GroupState>, BTreeMap<(TopicId, i32), OffsetRecord>);
+pub type StoredGroup = (Option<StoredState>, BTreeMap<(TopicId, i32), OffsetRecord>);
 
 /// All groups of one coordinator.
 #[derive(Debug, Default)]
@@ -45,6 +49,7 @@ pub struct Groups {
     groups: BTreeMap<String, Group>,
     timers: BTreeSet<(u64, String)>,
     ledger: Ledger,
+    image: Arc<ClusterImage>,
 }
 
 impl Groups {
@@ -70,10 +75,9 @@ impl Groups {
     /// Everything stored has been replayed: sessions start.
     pub fn recovered(&mut self, now: Now) {
         let ids: Vec<String> = self.groups.keys().cloned().collect();
+        let mut out = Output::default();
         for id in ids {
-            if let Some(group) = self.groups.get_mut(&id) {
-                group.revive(now);
-            }
+            self.with_group(&id, now, &mut out, |group, ctx| group.revive(ctx));
             self.settle(&id);
         }
     }
@@ -112,12 +116,27 @@ impl Groups {
                 };
                 out.replies.push((token, GroupReply::Heartbeat(error)));
             }
+            GroupRequest::ConsumerHeartbeat(heartbeat) => {
+                if let Some(reply) = self.answer_from_memory(now, heartbeat, &mut out) {
+                    out.replies.push((token, reply));
+                } else {
+                    self.handle_in_order(now, token, request, &mut out);
+                }
+            }
+            GroupRequest::DescribeConsumers { groups } => {
+                let described = groups.iter().map(|id| match self.known(id) {
+                    Some(group) => group.describe_consumer(&self.image),
+                    None => consumer::not_described(id, format!("Group {id} not found.")),
+                });
+                out.replies
+                    .push((token, GroupReply::DescribedConsumers(described.collect())));
+            }
             GroupRequest::TopicsDeleted { topic_ids } => {
                 self.topics_deleted(now, topic_ids, &mut out);
                 out.replies.push((token, GroupReply::Done(ErrorCode::NONE)));
             }
-            GroupRequest::ExpireOffsets { topic_names } => {
-                self.expire_offsets(now, topic_names, &mut out);
+            GroupRequest::ExpireOffsets => {
+                self.expire_offsets(now, &mut out);
                 out.replies.push((token, GroupReply::Done(ErrorCode::NONE)));
             }
             GroupRequest::Join(_)
@@ -189,8 +208,8 @@ impl Groups {
     pub fn stored(&self) -> BTreeMap<String, StoredGroup> {
         let groups = self.groups.iter();
         groups
-            .filter(|(_, group)| group.stored.is_some() || !group.offsets.is_empty())
-            .map(|(id, group)| (id.clone(), (group.stored.clone(), group.offsets.clone())))
+            .map(|(id, group)| (id.clone(), (group.stored_state(), group.offsets.clone())))
+            .filter(|(_, (state, offsets))| state.is_some() || !offsets.is_empty())
             .collect()
     }
 
@@ -212,6 +231,21 @@ impl Groups {
             error: ErrorCode::NONE,
             groups: groups.collect(),
         }
+    }
+
+    /// The picture of the cluster that groups are assigned by. The default is an empty one.
+    pub fn set_image(&mut self, image: Arc<ClusterImage>) {
+        self.image = image;
+    }
+
+    fn answer_from_memory(&mut self, now: Now, heartbeat: &ConsumerHeartbeat, out: &mut Output) -> Option<GroupReply> {
+        if let Err(refusal) = consumer::check(heartbeat) {
+            return Some(consumer::refused(refusal.0, Some(refusal.1)));
+        }
+        let id = &heartbeat.request.group_id;
+        self.with_group(id, now, out, |group, ctx| {
+            group.consumer_heartbeat_in_memory(ctx, heartbeat)
+        })?
     }
 
     /// Checks what needs no group, and lets the rest wait for its turn.
@@ -274,7 +308,10 @@ impl Groups {
                 if group.state_writing || (needs_quiet && group.in_flight > 0) {
                     break;
                 }
-                if let Some(work) = group.deferred.pop_front() {
+                let heartbeats = group.next_heartbeats();
+                if !heartbeats.is_empty() {
+                    group.consumer_heartbeats(ctx, heartbeats);
+                } else if let Some(work) = group.deferred.pop_front() {
                     perform(group, ctx, work);
                 }
             }
@@ -294,13 +331,13 @@ impl Groups {
         }
     }
 
-    fn expire_offsets(&mut self, now: Now, topic_names: &BTreeMap<TopicId, String>, out: &mut Output) {
+    fn expire_offsets(&mut self, now: Now, out: &mut Output) {
         let ids: Vec<String> = self.groups.keys().cloned().collect();
         for id in ids {
             self.with_group(&id, now, out, |group, ctx| {
                 // A busy group is alive; there is another time.
                 if group.in_flight == 0 && group.deferred.is_empty() {
-                    group.expire_offsets(ctx, topic_names);
+                    group.expire_offsets(ctx);
                 }
             });
             self.settle(&id);
@@ -339,16 +376,14 @@ impl Groups {
         step: impl FnOnce(&mut Group, &mut Ctx) -> T,
     ) -> Option<T> {
         let group = self.groups.get_mut(id)?;
-        let (config, ledger) = (&self.config, &mut self.ledger);
-        Some(step(
-            group,
-            &mut Ctx {
-                now,
-                config,
-                ledger,
-                out,
-            },
-        ))
+        let mut ctx = Ctx {
+            now,
+            config: &self.config,
+            image: &self.image,
+            ledger: &mut self.ledger,
+            out,
+        };
+        Some(step(group, &mut ctx))
     }
 
     /// After a step: sets the group's timer, or forgets the group if nothing is left of it.
@@ -381,12 +416,14 @@ fn perform(group: &mut Group, ctx: &mut Ctx, work: Work) {
             GroupRequest::Commit(commit) => group.commit(ctx, token, &commit),
             GroupRequest::DeleteOffsets(delete) => group.delete_offsets(ctx, token, &delete),
             GroupRequest::DeleteGroup { .. } => group.delete(ctx, token),
+            GroupRequest::ConsumerHeartbeat(_) => unreachable!("taken out together"),
             GroupRequest::Heartbeat(_)
             | GroupRequest::FetchOffsets(_)
             | GroupRequest::Describe { .. }
+            | GroupRequest::DescribeConsumers { .. }
             | GroupRequest::List { .. }
             | GroupRequest::TopicsDeleted { .. }
-            | GroupRequest::ExpireOffsets { .. } => unreachable!("answered at once, never queued"),
+            | GroupRequest::ExpireOffsets => unreachable!("answered at once, never queued"),
         },
     }
 }
@@ -415,6 +452,22 @@ fn conclude(group: &mut Group, ctx: &mut Ctx, Decided { after, error }: Decided)
             ctx.reply(token, GroupReply::DeleteOffsets { error, partitions });
         }
         After::Deleted { token } => ctx.reply(token, GroupReply::Deleted(error.unwrap_or_default())),
-        After::Cleaned => {}
+        After::Heartbeats { replies } => group.consumer_heartbeats_decided(ctx, replies, error),
+        After::Left { token, mut reply } => {
+            if let Some(error) = error {
+                reply.members.clear();
+                reply.error_code = error;
+            }
+            ctx.reply(token, GroupReply::Leave(reply));
+            group.consumers_decided(ctx);
+        }
+        After::Cleaned => group.consumers_decided(ctx),
     }
+}
+
+/// Random bits in the form that people expect at the end of a member id.
+fn as_uuid(random: u128) -> String {
+    let hex = format!("{random:032x}");
+    let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+    parts.join("-")
 }

@@ -1,10 +1,12 @@
 //! Committed offsets, and what else is asked about a group from outside: describe, delete, expire.
 
 use super::api::{Commit, DeleteOffsets, FetchOffsets, GroupReply, ReplyToken};
+use super::consumer;
 use super::group::{Ctx, Group, Phase};
 use super::ledger::After;
 use super::record::Record;
 use super::subscription;
+use crate::cluster::image::ClusterImage;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::{DescribedGroup, DescribedGroupMember, ListedGroup};
 use kafscale_codec::types::TopicId;
@@ -28,12 +30,34 @@ impl Group {
 
     /// Members commit for their generation. Without membership it takes an empty group (tools, Flink, `assign`).
     fn check_commit(&self, commit: &Commit) -> Result<(), ErrorCode> {
-        let exists = self.stored.is_some() || !self.members.is_empty() || !self.offsets.is_empty();
-        if !exists && commit.generation_id >= 0 {
+        if !self.is_known() && commit.generation_id >= 0 {
             return Err(ErrorCode::ILLEGAL_GENERATION);
         }
-        if commit.generation_id < 0 && self.members.is_empty() {
+        if commit.generation_id < 0 && !self.has_members() {
             return Ok(());
+        }
+        if let Some(state) = self.consumer.as_ref().filter(|_| self.members.is_empty()) {
+            let member = state
+                .members
+                .get(&commit.member_id)
+                .ok_or(ErrorCode::UNKNOWN_MEMBER_ID)?;
+            let epoch = commit.generation_id;
+            if member.classic.is_some() {
+                return if epoch == member.epoch {
+                    Ok(())
+                } else {
+                    Err(ErrorCode::ILLEGAL_GENERATION)
+                };
+            }
+            if !commit.knows_epochs {
+                return Err(ErrorCode::UNSUPPORTED_VERSION);
+            }
+            let mut offsets = commit.offsets.iter();
+            return if offsets.all(|offset| member.may_commit(epoch, offset.topic_id, offset.partition)) {
+                Ok(())
+            } else {
+                Err(ErrorCode::STALE_MEMBER_EPOCH)
+            };
         }
         let claims_membership =
             commit.generation_id >= 0 || !commit.member_id.is_empty() || commit.group_instance_id.is_some();
@@ -91,6 +115,17 @@ impl Group {
 
     /// OffsetFetch: what is stored, and nothing that still may fail.
     pub fn fetch_offsets(&self, fetch: &FetchOffsets) -> GroupReply {
+        if let (Some(member_id), true) = (&fetch.member_id, fetch.member_epoch >= 0) {
+            let known = self.consumer.as_ref().filter(|_| self.members.is_empty());
+            let error = known.and_then(|state| match state.members.get(member_id) {
+                None => Some(ErrorCode::UNKNOWN_MEMBER_ID),
+                Some(member) => (member.epoch != fetch.member_epoch).then_some(ErrorCode::STALE_MEMBER_EPOCH),
+            });
+            if let Some(error) = error {
+                let offsets = Vec::new();
+                return GroupReply::Offsets { error, offsets };
+            }
+        }
         let offsets = match &fetch.partitions {
             Some(partitions) => partitions
                 .iter()
@@ -117,8 +152,8 @@ impl Group {
             ctx.reply(token, refuse(ErrorCode::GROUP_ID_NOT_FOUND));
             return;
         }
-        let subscribed = self.subscribed_topics();
-        if !self.members.is_empty() && subscribed.is_none() {
+        let subscribed = self.subscribed_topics(ctx.image);
+        if self.has_members() && subscribed.is_none() {
             ctx.reply(token, refuse(ErrorCode::NON_EMPTY_GROUP));
             return;
         }
@@ -143,7 +178,10 @@ impl Group {
     }
 
     /// Topics of all members, if they are consumers; `None` if that cannot be known.
-    fn subscribed_topics(&self) -> Option<BTreeSet<String>> {
+    fn subscribed_topics(&self, image: &ClusterImage) -> Option<BTreeSet<String>> {
+        if let Some(state) = self.consumer.as_ref().filter(|_| self.members.is_empty()) {
+            return Some(consumer::subscribed_topics(state, image));
+        }
         if self.protocol_type.as_deref() != Some(subscription::CONSUMER_PROTOCOL_TYPE) {
             return None;
         }
@@ -158,12 +196,12 @@ impl Group {
 
     /// Whether clients may know that it exists.
     pub fn is_known(&self) -> bool {
-        self.stored.is_some() || !self.offsets.is_empty() || !self.members.is_empty()
+        self.stored.is_some() || self.consumer.is_some() || !self.offsets.is_empty() || !self.members.is_empty()
     }
 
     /// DeleteGroups.
     pub fn delete(&mut self, ctx: &mut Ctx, token: ReplyToken) {
-        if !self.members.is_empty() || !self.is_known() {
+        if self.has_members() || !self.is_known() {
             let error = if self.is_known() {
                 ErrorCode::NON_EMPTY_GROUP
             } else {
@@ -181,8 +219,8 @@ impl Group {
     fn all_gone(&self, wanted: impl Fn(&(TopicId, i32), &OffsetRecord) -> bool) -> Vec<Record> {
         let gone = self.offsets.iter().filter(|(key, offset)| wanted(key, offset));
         let mut records: Vec<Record> = gone.map(|(key, _)| self.offset_record(*key, None)).collect();
-        let nothing_left = records.len() == self.offsets.len() && self.members.is_empty() && self.pending.is_empty();
-        if nothing_left && self.stored.is_some() {
+        let nothing_left = records.len() == self.offsets.len() && !self.has_members() && self.pending.is_empty();
+        if nothing_left && (self.stored.is_some() || self.consumer.is_some()) {
             records.push(self.state_record(None));
         }
         records
@@ -199,22 +237,24 @@ impl Group {
 
     /// Forgets what is past its retention. As in Kafka: of an empty group everything, counted from when it became
     /// empty; of a live group of consumers only topics that nobody subscribes to; of other live groups nothing.
-    pub fn expire_offsets(&mut self, ctx: &mut Ctx, topic_names: &BTreeMap<TopicId, String>) {
+    pub fn expire_offsets(&mut self, ctx: &mut Ctx) {
         let now_ms = ctx.now.wall_ms;
         let retention_ms = ctx.config.offsets_retention_ms;
         let past = |offset: &OffsetRecord, base_ms: i64| match offset.expire_ms {
             Some(expire_ms) => now_ms >= expire_ms,
             None => now_ms.saturating_sub(base_ms) >= retention_ms,
         };
-        let records = if self.members.is_empty() {
-            let since_ms = self.stored.as_ref().map_or(i64::MIN, |stored| stored.since_ms);
+        let records = if !self.has_members() {
+            let classic = self.stored.as_ref().map(|stored| stored.since_ms);
+            let consumer = self.consumer.as_ref().map(|state| state.since_ms);
+            let since_ms = classic.or(consumer).unwrap_or(i64::MIN);
             self.all_gone(|_, offset| past(offset, offset.commit_ms.max(since_ms)))
-        } else if self.phase == Phase::Stable {
-            let Some(subscribed) = self.subscribed_topics() else {
+        } else if self.consumer.is_some() || self.phase == Phase::Stable {
+            let Some(subscribed) = self.subscribed_topics(ctx.image) else {
                 return;
             };
             self.all_gone(|(topic_id, _), offset| {
-                let name = topic_names.get(topic_id);
+                let name = ctx.image.names.get(topic_id);
                 name.is_some_and(|name| !subscribed.contains(name)) && past(offset, offset.commit_ms)
             })
         } else {
@@ -227,6 +267,9 @@ impl Group {
 
     /// DescribeGroups.
     pub fn describe(&self) -> DescribedGroup {
+        if self.consumer.is_some() && self.members.is_empty() {
+            return not_classic(&self.id);
+        }
         let protocol = (self.phase == Phase::Stable).then(|| self.protocol_name()).flatten();
         let stored = self.stored.as_ref().filter(|_| protocol.is_some());
         let mut members: Vec<_> = self.members.iter().collect();
@@ -257,20 +300,34 @@ impl Group {
 
     /// ListGroups.
     pub fn list_entry(&self) -> ListedGroup {
+        let (protocol_type, group_type) = if self.consumer.is_some() && self.members.is_empty() {
+            (Some(subscription::CONSUMER_PROTOCOL_TYPE.to_string()), "consumer")
+        } else {
+            (self.protocol_type.clone(), "classic")
+        };
         ListedGroup {
             group_id: self.id.clone(),
-            protocol_type: self.protocol_type.clone().unwrap_or_default(),
+            protocol_type: protocol_type.unwrap_or_default(),
             group_state: self.state_name().to_string(),
-            group_type: "classic".to_string(),
+            group_type: group_type.to_string(),
         }
     }
 }
 
 /// What DescribeGroups says of a group that does not exist.
 pub(super) fn describe_missing(group_id: &str) -> DescribedGroup {
+    dead(group_id, format!("Group {group_id} not found."))
+}
+
+/// What DescribeGroups says of a group of the other protocol: clients then ask with ConsumerGroupDescribe.
+fn not_classic(group_id: &str) -> DescribedGroup {
+    dead(group_id, format!("Group {group_id} is not a classic group."))
+}
+
+fn dead(group_id: &str, message: String) -> DescribedGroup {
     DescribedGroup {
         error_code: ErrorCode::GROUP_ID_NOT_FOUND,
-        error_message: Some(format!("Group {group_id} not found.")),
+        error_message: Some(message),
         group_id: group_id.to_string(),
         group_state: "Dead".to_string(),
         ..DescribedGroup::default()

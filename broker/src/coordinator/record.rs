@@ -1,23 +1,34 @@
 //! What is stored of a group, and how it looks as bytes.
 //!
 //! ```text
-//! version u8 = 1 | kind u8 = 0 (classic) | generation | protocol type? | protocol name? | leader? | assigned u8
+//! version u8 = 1 | kind u8 = 0 (classic; 1: see [`super::consumer`]) | generation | protocol type? | protocol name? | leader? | assigned u8
 //! | since ms | member count | members: id | instance id? | order | client id | client host | session timeout ms
 //! | rebalance timeout ms | metadata | assignment
 //! ```
 //! Numbers are variable-length (7 bits a byte, zigzag where they may be negative), texts and bytes carry their length,
 //! `?` has a byte 0 or 1 in front.
 
+use super::consumer::{ConsumerState, KIND_CONSUMER};
 use bytes::Bytes;
 use kafscale_codec::types::TopicId;
 use kafscale_metastore::keys::{self, OffsetRecord};
 use kafscale_metastore::Op;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 const VERSION: u8 = 1;
 const KIND_CLASSIC: u8 = 0;
 
-/// The durable part of a group. Only replaying a record changes it.
+/// The durable part of a group of either protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoredState {
+    /// One of its members assigns.
+    Classic(GroupState),
+    /// The coordinator assigns (KIP-848).
+    Consumer(Rc<ConsumerState>),
+}
+
+/// The durable part of a classic group. Only replaying a record changes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GroupState {
     /// Grows with every rebalance that ends.
@@ -65,7 +76,7 @@ pub enum Record {
         /// The group.
         group: String,
         /// `None`: deleted.
-        state: Option<GroupState>,
+        state: Option<StoredState>,
     },
     /// A committed offset, or that it is gone.
     Offset {
@@ -91,7 +102,7 @@ impl Record {
     /// The write that stores it.
     pub fn to_op(&self) -> Op {
         let (key, value) = match self {
-            Record::Group { group, state } => (keys::group_key(group), state.as_ref().map(GroupState::encode)),
+            Record::Group { group, state } => (keys::group_key(group), state.as_ref().map(StoredState::encode)),
             Record::Offset {
                 group,
                 topic_id,
@@ -119,7 +130,7 @@ impl Record {
     pub fn from_stored(key: &[u8], value: &[u8]) -> Result<Option<Record>, String> {
         match keys::Key::parse(key) {
             Some(keys::Key::Group(group)) => {
-                let state = Some(GroupState::decode(value).map_err(|error| error.to_string())?);
+                let state = Some(StoredState::decode(value).map_err(|error| error.to_string())?);
                 Ok(Some(Record::Group { group, state }))
             }
             Some(keys::Key::Offset {
@@ -154,41 +165,64 @@ pub enum GroupDecodeError {
     Invalid(&'static str),
 }
 
-impl GroupState {
+impl StoredState {
     /// The state as stored.
     pub fn encode(&self) -> Bytes {
-        let mut out = vec![VERSION, KIND_CLASSIC];
-        put_signed(&mut out, self.generation.into());
-        put_optional(&mut out, self.protocol_type.as_deref());
-        put_optional(&mut out, self.protocol_name.as_deref());
-        put_optional(&mut out, self.leader.as_deref());
-        out.push(u8::from(self.assigned));
-        put_signed(&mut out, self.since_ms);
-        put_unsigned(&mut out, self.members.len() as u64);
-        for (id, member) in &self.members {
-            put_bytes(&mut out, id.as_bytes());
-            put_optional(&mut out, member.instance_id.as_deref());
-            put_unsigned(&mut out, member.order);
-            put_bytes(&mut out, member.client_id.as_bytes());
-            put_bytes(&mut out, member.client_host.as_bytes());
-            put_signed(&mut out, member.session_timeout_ms.into());
-            put_signed(&mut out, member.rebalance_timeout_ms.into());
-            put_bytes(&mut out, &member.metadata);
-            put_bytes(&mut out, &member.assignment);
+        let mut out = Output(vec![VERSION]);
+        match self {
+            StoredState::Classic(state) => {
+                out.byte(KIND_CLASSIC);
+                state.encode(&mut out);
+            }
+            StoredState::Consumer(state) => {
+                out.byte(KIND_CONSUMER);
+                state.encode(&mut out);
+            }
         }
-        Bytes::from(out)
+        Bytes::from(out.0)
     }
 
     /// Reads a stored state.
     ///
     /// # Errors
     /// [`GroupDecodeError`] if the bytes are not exactly one state of a known version.
-    pub fn decode(bytes: &[u8]) -> Result<GroupState, GroupDecodeError> {
+    pub fn decode(bytes: &[u8]) -> Result<StoredState, GroupDecodeError> {
         let mut input = Input(bytes);
-        let (version, kind) = (input.byte()?, input.byte()?);
-        if (version, kind) != (VERSION, KIND_CLASSIC) {
-            return Err(GroupDecodeError::Unknown(version, kind));
+        let state = match (input.byte()?, input.byte()?) {
+            (VERSION, KIND_CLASSIC) => StoredState::Classic(GroupState::decode(&mut input)?),
+            (VERSION, KIND_CONSUMER) => StoredState::Consumer(Rc::new(ConsumerState::decode(&mut input)?)),
+            (version, kind) => return Err(GroupDecodeError::Unknown(version, kind)),
+        };
+        if !input.0.is_empty() {
+            return Err(GroupDecodeError::Invalid("bytes after the end"));
         }
+        Ok(state)
+    }
+}
+
+impl GroupState {
+    fn encode(&self, out: &mut Output) {
+        out.signed(self.generation.into());
+        out.optional(self.protocol_type.as_deref());
+        out.optional(self.protocol_name.as_deref());
+        out.optional(self.leader.as_deref());
+        out.byte(u8::from(self.assigned));
+        out.signed(self.since_ms);
+        out.unsigned(self.members.len() as u64);
+        for (id, member) in &self.members {
+            out.text(id);
+            out.optional(member.instance_id.as_deref());
+            out.unsigned(member.order);
+            out.text(&member.client_id);
+            out.text(&member.client_host);
+            out.signed(member.session_timeout_ms.into());
+            out.signed(member.rebalance_timeout_ms.into());
+            out.bytes(&member.metadata);
+            out.bytes(&member.assignment);
+        }
+    }
+
+    fn decode(input: &mut Input) -> Result<GroupState, GroupDecodeError> {
         let mut state = GroupState {
             generation: input.number()?,
             protocol_type: input.optional()?,
@@ -214,38 +248,53 @@ impl GroupState {
                 return Err(GroupDecodeError::Invalid("member twice"));
             }
         }
-        if !input.0.is_empty() {
-            return Err(GroupDecodeError::Invalid("bytes after the end"));
-        }
         Ok(state)
     }
 }
 
-fn put_unsigned(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
+/// Bytes of a state while they are being written.
+pub(super) struct Output(Vec<u8>);
+
+impl Output {
+    pub fn byte(&mut self, byte: u8) {
+        self.0.push(byte);
     }
-    out.push(value as u8);
-}
 
-fn put_signed(out: &mut Vec<u8>, value: i64) {
-    put_unsigned(out, ((value << 1) ^ (value >> 63)) as u64);
-}
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_unsigned(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
+    pub fn unsigned(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.byte(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.byte(value as u8);
+    }
 
-fn put_optional(out: &mut Vec<u8>, text: Option<&str>) {
-    out.push(u8::from(text.is_some()));
-    if let Some(text) = text {
-        put_bytes(out, text.as_bytes());
+    pub fn signed(&mut self, value: i64) {
+        self.unsigned(((value << 1) ^ (value >> 63)) as u64);
+    }
+
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.unsigned(bytes.len() as u64);
+        self.raw(bytes);
+    }
+
+    pub fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    pub fn optional(&mut self, text: Option<&str>) {
+        self.byte(u8::from(text.is_some()));
+        if let Some(text) = text {
+            self.text(text);
+        }
     }
 }
 
-struct Input<'a>(&'a [u8]);
+/// What is left of a state while it is being read.
+pub(super) struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
     fn take(&mut self, length: usize) -> Result<&'a [u8], GroupDecodeError> {
@@ -254,11 +303,16 @@ impl<'a> Input<'a> {
         Ok(taken)
     }
 
-    fn byte(&mut self) -> Result<u8, GroupDecodeError> {
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], GroupDecodeError> {
+        let taken = self.take(N)?;
+        taken.try_into().map_err(|_| GroupDecodeError::Truncated)
+    }
+
+    pub fn byte(&mut self) -> Result<u8, GroupDecodeError> {
         Ok(self.take(1)?[0])
     }
 
-    fn flag(&mut self) -> Result<bool, GroupDecodeError> {
+    pub fn flag(&mut self) -> Result<bool, GroupDecodeError> {
         match self.byte()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -266,7 +320,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn unsigned(&mut self) -> Result<u64, GroupDecodeError> {
+    pub fn unsigned(&mut self) -> Result<u64, GroupDecodeError> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -282,17 +336,17 @@ impl<'a> Input<'a> {
         Err(GroupDecodeError::Invalid("number"))
     }
 
-    fn signed(&mut self) -> Result<i64, GroupDecodeError> {
+    pub fn signed(&mut self) -> Result<i64, GroupDecodeError> {
         let zigzag = self.unsigned()?;
         Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64))
     }
 
-    fn number(&mut self) -> Result<i32, GroupDecodeError> {
+    pub fn number(&mut self) -> Result<i32, GroupDecodeError> {
         i32::try_from(self.signed()?).map_err(|_| GroupDecodeError::Invalid("number"))
     }
 
     /// A length or count: each unit of it takes at least one of the bytes that remain.
-    fn length(&mut self) -> Result<usize, GroupDecodeError> {
+    pub fn length(&mut self) -> Result<usize, GroupDecodeError> {
         let length = usize::try_from(self.unsigned()?).map_err(|_| GroupDecodeError::Truncated)?;
         if length > self.0.len() {
             return Err(GroupDecodeError::Truncated);
@@ -300,18 +354,18 @@ impl<'a> Input<'a> {
         Ok(length)
     }
 
-    fn bytes(&mut self) -> Result<Bytes, GroupDecodeError> {
+    pub fn bytes(&mut self) -> Result<Bytes, GroupDecodeError> {
         let length = self.length()?;
         Ok(Bytes::copy_from_slice(self.take(length)?))
     }
 
-    fn text(&mut self) -> Result<String, GroupDecodeError> {
+    pub fn text(&mut self) -> Result<String, GroupDecodeError> {
         let length = self.length()?;
         let text = std::str::from_utf8(self.take(length)?);
         Ok(text.map_err(|_| GroupDecodeError::Invalid("text"))?.to_string())
     }
 
-    fn optional(&mut self) -> Result<Option<String>, GroupDecodeError> {
+    pub fn optional(&mut self) -> Result<Option<String>, GroupDecodeError> {
         Ok(if self.flag()? { Some(self.text()?) } else { None })
     }
 }

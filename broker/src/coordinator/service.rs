@@ -13,6 +13,7 @@ pub use handle::{inbox, CoordinatorHandle, CoordinatorInbox, GroupMessage, Pendi
 pub use lanes::LANES;
 
 use super::{GroupConfig, GroupReply, GroupRequest, Groups, Now, Output, Record, ReplyToken};
+use crate::cluster::image::ClusterImage;
 use crate::runtime::Runtime;
 use futures::channel::oneshot;
 use futures::future::{select, Either};
@@ -23,8 +24,9 @@ use kafscale_metastore::operation::{read_all, OperationError};
 use kafscale_metastore::{Compare, Metastore, MetastoreError};
 use lanes::{lane_of, Lane};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 const RETRY_MIN: Duration = Duration::from_millis(10);
@@ -62,8 +64,8 @@ pub struct ServiceParts {
     pub metastore: Rc<dyn Metastore>,
     /// Conditions of every transaction besides the lane's own, such as "this broker is registered".
     pub fences: Vec<Compare>,
-    /// Names of all topics, for the expiry of offsets that a live group no longer subscribes to.
-    pub topic_names: Box<dyn Fn() -> BTreeMap<TopicId, String>>,
+    /// The cluster as it is now: groups of the consumer protocol are assigned by it.
+    pub image: Box<dyn Fn() -> Arc<ClusterImage>>,
 }
 
 /// Why a coordinator ended.
@@ -322,10 +324,13 @@ impl CoordinatorService {
             let _ = reply.send(request.refuse(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS));
             return;
         }
-        if let GroupRequest::Join(join) = &mut request {
-            let runtime = &self.parts.runtime;
-            join.random = u128::from(runtime.random_u64()) << 64 | u128::from(runtime.random_u64());
+        let random = || u128::from(self.parts.runtime.random_u64()) << 64 | u128::from(self.parts.runtime.random_u64());
+        match &mut request {
+            GroupRequest::Join(join) => join.random = random(),
+            GroupRequest::ConsumerHeartbeat(heartbeat) => heartbeat.random = random(),
+            _ => {}
         }
+        state.groups.set_image((self.parts.image)());
         let token = ReplyToken(state.next_token);
         state.next_token += 1;
         state.replies.insert(token, reply);
@@ -385,9 +390,8 @@ impl CoordinatorService {
                     return;
                 }
             }
-            let topic_names = (self.parts.topic_names)();
             let (reply, _) = oneshot::channel();
-            let request = GroupRequest::ExpireOffsets { topic_names };
+            let request = GroupRequest::ExpireOffsets;
             self.handle(GroupMessage { request, reply });
         }
     }
@@ -400,12 +404,14 @@ fn may_write(request: &GroupRequest) -> bool {
         | GroupRequest::Commit(_)
         | GroupRequest::DeleteOffsets(_)
         | GroupRequest::DeleteGroup { .. }
-        | GroupRequest::ExpireOffsets { .. } => true,
+        | GroupRequest::ConsumerHeartbeat(_)
+        | GroupRequest::ExpireOffsets => true,
         // A deleted topic is announced once.
         GroupRequest::Heartbeat(_)
         | GroupRequest::Leave(_)
         | GroupRequest::FetchOffsets(_)
         | GroupRequest::Describe { .. }
+        | GroupRequest::DescribeConsumers { .. }
         | GroupRequest::List { .. }
         | GroupRequest::TopicsDeleted { .. } => false,
     }

@@ -1,5 +1,6 @@
 //! A small world around [`Groups`]: a clock, a store, and members that ask and listen.
 
+mod consumers;
 mod durability;
 mod joining;
 mod offset_cases;
@@ -237,6 +238,7 @@ impl World {
         let token = self.ask(GroupRequest::FetchOffsets(FetchOffsets {
             group_id: "g".into(),
             partitions,
+            ..FetchOffsets::default()
         }));
         match &self.replies[&token] {
             GroupReply::Offsets { offsets, .. } => offsets[0].2.clone(),
@@ -284,7 +286,7 @@ impl World {
 
 pub(super) fn subscription(topics: &[&str], user_data: &str) -> Bytes {
     let mut out = Vec::new();
-    out.put_i16(1);
+    out.put_i16(0);
     out.put_i32(topics.len() as i32);
     for topic in topics {
         out.put_i16(topic.len() as i16);
@@ -336,6 +338,7 @@ pub(super) fn commit_of(generation: i32, member_id: &str, offsets: &[(i32, i64)]
         generation_id: generation,
         member_id: member_id.into(),
         group_instance_id: None,
+        knows_epochs: true,
         retention_time_ms: -1,
         offsets: offsets.iter().map(offset).collect(),
     }

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod configs;
+mod consumer_groups;
 mod fetch;
 mod find_coordinator;
 mod groups;
@@ -123,6 +124,8 @@ pub async fn dispatch(
         ApiKey::Heartbeat => groups::heartbeat(context, Message::decode(body, version)?).await,
         ApiKey::LeaveGroup => groups::leave(context, Message::decode(body, version)?).await,
         ApiKey::DescribeGroups => groups::describe(context, Message::decode(body, version)?).await,
+        ApiKey::ConsumerGroupHeartbeat => consumer_groups::heartbeat(context, Message::decode(body, version)?).await,
+        ApiKey::ConsumerGroupDescribe => consumer_groups::describe(context, Message::decode(body, version)?).await,
         ApiKey::ListGroups => groups::list(context, Message::decode(body, version)?).await,
         ApiKey::DeleteGroups => groups::delete(context, Message::decode(body, version)?).await,
         ApiKey::OffsetCommit => offsets::commit(context, Message::decode(body, version)?).await,

@@ -11,6 +11,9 @@ use kafscale_metastore::keys::OffsetRecord;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// First version of OffsetCommit that members of the consumer protocol may use (KIP-848).
+const COMMIT_WITH_EPOCH: i16 = 9;
+
 /// First version of OffsetFetch with an error of the whole request.
 const FETCH_WITH_ERROR: i16 = 2;
 
@@ -53,6 +56,7 @@ pub(super) async fn commit(context: Context, request: OffsetCommitRequest) -> Re
         generation_id: request.generation_id_or_member_epoch,
         member_id: request.member_id,
         group_instance_id: request.group_instance_id,
+        knows_epochs: context.version() >= COMMIT_WITH_EPOCH,
         retention_time_ms: request.retention_time_ms,
         offsets,
     });
@@ -79,6 +83,7 @@ pub(super) async fn fetch(context: Context, request: OffsetFetchRequest) -> Repl
         vec![OffsetFetchRequestGroup {
             group_id: request.group_id,
             topics: request.topics,
+            member_epoch: -1,
             ..Default::default()
         }]
     };
@@ -87,6 +92,8 @@ pub(super) async fn fetch(context: Context, request: OffsetFetchRequest) -> Repl
         let partitions = group.topics.as_ref().map(|topics| known_partitions(&image, topics));
         let fetch = GroupRequest::FetchOffsets(FetchOffsets {
             group_id: group.group_id.clone(),
+            member_id: group.member_id.clone(),
+            member_epoch: group.member_epoch,
             partitions,
         });
         pending.push((group, context.node.coordinator.submit(fetch).await));

@@ -184,6 +184,13 @@ pub const TABLE: &[Spec] = &[
     spec("group_max_session_timeout_ms", "KAFSCALE_GROUP_MAX_SESSION_TIMEOUT_MS",
         number(1, i32::MAX as i64, "ms"), Some("1800000"),
         "Longest session timeout that a member may ask for: so long a dead member may keep its partitions."),
+    spec("group_consumer_session_timeout_ms", "KAFSCALE_GROUP_CONSUMER_SESSION_TIMEOUT_MS",
+        number(1, 86_400_000, "ms"), Some("45000"),
+        "Without a word for this long, a member of the consumer protocol (`group.protocol=consumer`) is out."),
+    spec("group_consumer_heartbeat_interval_ms", "KAFSCALE_GROUP_CONSUMER_HEARTBEAT_INTERVAL_MS",
+        number(1, 3_600_000, "ms"), Some("5000"),
+        "How often members of the consumer protocol shall give a sign of life. What changes in a group reaches them \
+         with it."),
     spec("offsets_retention_minutes", "KAFSCALE_OFFSETS_RETENTION_MINUTES",
         number(1, i32::MAX as i64, "minutes"), Some("10080"),
         "How long the offsets of a group without members are kept."),

@@ -12,6 +12,7 @@ use kafscale_metastore::topics::{create_topic, delete_topic, NewTopic};
 use kafscale_metastore::{Op, Txn};
 use kafscale_storage_engine::object_store::LocalFuture;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 use std::future::Future;
 
 const TOPIC: TopicId = TopicId([1; 16]);
@@ -93,7 +94,7 @@ impl Lab {
             runtime: self.runtime.clone(),
             metastore,
             fences,
-            topic_names: Box::new(BTreeMap::new),
+            image: Box::new(Arc::default),
         };
         let (handle, inbox) = inbox(1_024);
         let service = CoordinatorService::new(parts, ServiceConfig::default(), inbox);
@@ -165,6 +166,7 @@ fn fetch(group: &str) -> GroupRequest {
     GroupRequest::FetchOffsets(FetchOffsets {
         group_id: group.into(),
         partitions,
+        ..FetchOffsets::default()
     })
 }
 

@@ -3,8 +3,12 @@ use super::*;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 fn expire(world: &mut World, names: &[(TopicId, &str)]) {
-    let topic_names = names.iter().map(|(id, name)| (*id, name.to_string())).collect();
-    world.ask(GroupRequest::ExpireOffsets { topic_names });
+    let names = names.iter().map(|(id, name)| (*id, name.to_string())).collect();
+    world.groups.set_image(Arc::new(ClusterImage {
+        names,
+        ..ClusterImage::default()
+    }));
+    world.ask(GroupRequest::ExpireOffsets);
 }
 
 fn delete_group(world: &mut World) -> ReplyToken {
@@ -169,7 +173,7 @@ fn all_offsets_of_a_group_can_be_asked_for() {
     world.ask(GroupRequest::Commit(commit_of(-1, "", &[(2, 20), (1, 10)])));
     let token = world.ask(GroupRequest::FetchOffsets(FetchOffsets {
         group_id: "g".into(),
-        partitions: None,
+        ..FetchOffsets::default()
     }));
     let GroupReply::Offsets { offsets, .. } = &world.replies[&token] else {
         panic!()

@@ -310,7 +310,10 @@ impl Drill {
             "what is stored is what the coordinator knows"
         );
         if let Some((state, offsets)) = live.get("g") {
-            let generation = state.as_ref().map_or(0, |state| state.generation);
+            let generation = state.as_ref().map_or(0, |state| match state {
+                StoredState::Classic(state) => state.generation,
+                StoredState::Consumer(state) => state.epoch,
+            });
             assert!(generation >= self.last_generation, "a generation went back");
             self.last_generation = generation;
             for (partition, acknowledged) in &self.acknowledged {

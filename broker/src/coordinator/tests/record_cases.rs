@@ -1,7 +1,8 @@
+use super::super::consumer::{Assignment, ClassicMember};
 use super::*;
 use proptest::prelude::*;
 
-fn state() -> impl Strategy<Value = GroupState> {
+fn classic() -> impl Strategy<Value = GroupState> {
     let bytes = || proptest::collection::vec(any::<u8>(), 0..20).prop_map(Bytes::from);
     let member = (
         (proptest::option::of(".*"), any::<u64>(), ".*", ".*"),
@@ -43,25 +44,106 @@ fn state() -> impl Strategy<Value = GroupState> {
         )
 }
 
+fn assignment() -> impl Strategy<Value = Assignment> {
+    let partitions = proptest::collection::btree_set(any::<i32>(), 1..4);
+    proptest::collection::btree_map(any::<[u8; 16]>().prop_map(TopicId), partitions, 0..3)
+}
+
+fn consumer() -> impl Strategy<Value = ConsumerState> {
+    let text = || proptest::option::of(".*");
+    let phase = prop_oneof![
+        Just(MemberPhase::Stable),
+        Just(MemberPhase::Unrevoked),
+        Just(MemberPhase::Unreleased)
+    ];
+    let bytes = proptest::collection::vec(any::<u8>(), 0..20).prop_map(Bytes::from);
+    let classic =
+        (any::<i32>(), proptest::collection::vec((".*", bytes), 0..3)).prop_map(|(session_timeout_ms, protocols)| {
+            ClassicMember {
+                session_timeout_ms,
+                protocols,
+            }
+        });
+    let member = (
+        (text(), text(), ".*", ".*", any::<i32>(), text(), text()),
+        (
+            any::<i32>(),
+            any::<i32>(),
+            phase,
+            proptest::collection::btree_set(".*", 0..3),
+        ),
+        (
+            assignment(),
+            proptest::option::of(assignment()),
+            assignment(),
+            assignment(),
+            proptest::option::of(classic),
+        ),
+    );
+    let member = member.prop_map(|(texts, numbers, (target, assigned, gained, revoking, classic))| {
+        let (instance_id, rack_id, client_id, client_host, rebalance_timeout_ms, regex, assignor) = texts;
+        let (epoch, previous_epoch, phase, topics) = numbers;
+        let assigned = assigned.unwrap_or_else(|| target.clone());
+        Rc::new(ConsumerMember {
+            instance_id,
+            rack_id,
+            client_id,
+            client_host,
+            rebalance_timeout_ms,
+            topics,
+            regex,
+            assignor,
+            epoch,
+            previous_epoch,
+            phase,
+            target,
+            assigned,
+            gained,
+            revoking,
+            classic,
+        })
+    });
+    let members = proptest::collection::btree_map(".*", member, 0..4);
+    (any::<i32>(), any::<i32>(), any::<i64>(), any::<u64>(), ".*", members).prop_map(
+        |(epoch, target_epoch, since_ms, topics_hash, assignor, members)| ConsumerState {
+            epoch,
+            target_epoch,
+            since_ms,
+            topics_hash,
+            assignor,
+            members,
+        },
+    )
+}
+
+fn state() -> impl Strategy<Value = StoredState> {
+    prop_oneof![
+        classic().prop_map(StoredState::Classic),
+        consumer().prop_map(|state| StoredState::Consumer(Rc::new(state)))
+    ]
+}
+
 proptest! {
     #[test]
     fn a_state_comes_back_as_it_was(state in state()) {
-        prop_assert_eq!(GroupState::decode(&state.encode()), Ok(state));
+        prop_assert_eq!(StoredState::decode(&state.encode()), Ok(state));
     }
 
     #[test]
     fn a_state_that_is_cut_off_or_longer_is_an_error(state in state(), cut in any::<prop::sample::Index>()) {
         let bytes = state.encode();
-        prop_assert!(GroupState::decode(&bytes[..cut.index(bytes.len())]).is_err());
+        prop_assert!(StoredState::decode(&bytes[..cut.index(bytes.len())]).is_err());
         let longer = [&bytes[..], &[0]].concat();
-        prop_assert!(GroupState::decode(&longer).is_err());
+        prop_assert!(StoredState::decode(&longer).is_err());
     }
 
     #[test]
     fn any_bytes_are_a_state_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let framed = [&[1, 0][..], &bytes].concat();
-        let _ = GroupState::decode(&framed);
-        let _ = GroupState::decode(&bytes);
+        for kind in [0, 1] {
+            let framed = [&[1, kind][..], &bytes].concat();
+            let _ = StoredState::decode(&framed);
+        }
+        let _ = StoredState::decode(&bytes);
         let _ = subscription::topics(&bytes);
     }
 
@@ -85,7 +167,7 @@ fn the_bytes_of_a_state_stay_as_they_are() {
         metadata: Bytes::from_static(b"md"),
         assignment: Bytes::from_static(b"as"),
     };
-    let state = GroupState {
+    let state = StoredState::Classic(GroupState {
         generation: 5,
         protocol_type: Some("t".into()),
         protocol_name: None,
@@ -93,7 +175,7 @@ fn the_bytes_of_a_state_stay_as_they_are() {
         assigned: true,
         since_ms: 64,
         members: BTreeMap::from([("m".to_string(), member)]),
-    };
+    });
     let expected =
         b"\x01\x00\x0a\x01\x01t\x00\x01\x01m\x01\x80\x01\x01\x01m\x01\x01i\x01\x01c\x02/h\x14\xd8\x04\x02md\x02as";
     assert_eq!(&state.encode()[..], expected);
@@ -101,6 +183,6 @@ fn the_bytes_of_a_state_stay_as_they_are() {
 
 #[test]
 fn a_state_of_a_later_version_or_kind_is_refused_by_name() {
-    assert_eq!(GroupState::decode(&[2, 0]), Err(GroupDecodeError::Unknown(2, 0)));
-    assert_eq!(GroupState::decode(&[1, 1]), Err(GroupDecodeError::Unknown(1, 1)));
+    assert_eq!(StoredState::decode(&[2, 0]), Err(GroupDecodeError::Unknown(2, 0)));
+    assert_eq!(StoredState::decode(&[1, 2]), Err(GroupDecodeError::Unknown(1, 2)));
 }
