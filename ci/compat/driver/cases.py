@@ -1,16 +1,17 @@
 """The cases of each client: a title and what to do. A case fails by an exception."""
 
 import subprocess
+import time
 import uuid
 
 from . import records
-from .broker import JOIN_GROUP
+from .broker import CONSUMER_GROUP_HEARTBEAT, JOIN_GROUP
 from .clients import Failed, wait_until
 
 SCRIPT_SECONDS = 240
 # A rebalance may have to wait for a member's heartbeat or, before a first generation, for the broker.
 GROUP_SECONDS = 60
-ROUNDS_MAX = 40
+ROUND_PAUSE_SECONDS = 0.2
 ROUND_RECORDS = 5
 
 
@@ -33,8 +34,10 @@ class Suite:
         if api not in self.apis:
             raise Skipped(f"this broker serves no {what} yet")
 
-    def need_groups(self):
+    def need_groups(self, protocol=None):
         self.need(JOIN_GROUP, "consumer groups")
+        if protocol:
+            self.need(CONSUMER_GROUP_HEARTBEAT, f"groups of the {protocol} protocol")
 
 
 def of_client(suite, client, hub):
@@ -50,6 +53,11 @@ def of_client(suite, client, hub):
         cases.append((f"{hub.name} reads what it wrote", lambda: read(suite, hub, client)))
     cases.append(("a group goes on where it was", lambda: group_resumes(suite, client)))
     cases.append(("two members share a topic", lambda: group_shares(suite, client)))
+    if client.consumer_protocol:
+        protocol = "consumer"
+        cases.append((f"a group goes on where it was, {protocol} protocol", lambda: group_resumes(suite, client, protocol)))
+        cases.append((f"two members share a topic, {protocol} protocol", lambda: group_shares(suite, client, protocol)))
+        cases.append((f"a group moves to the {protocol} protocol and back", lambda: group_migrates(suite, client, protocol)))
     return cases
 
 
@@ -92,15 +100,15 @@ def read_in_new_group(suite, client, written):
     return by_topic
 
 
-def group_resumes(suite, client):
+def group_resumes(suite, client, protocol=None):
     """What one member committed, the next one does not read again."""
-    suite.need_groups()
-    topic, group = f"{client.name}-resume", f"{client.name}-resume"
+    suite.need_groups(protocol)
+    topic = group = topic_name(client, "resume", protocol)
     for turn in range(2):
         partitions = [part[:100] for part in records.make(f"{topic}-{turn}")]
         sent = client.write(suite.bootstrap, topic, "none", partitions)
         numbered = [[{**record, "offset": turn * 100 + n} for n, record in enumerate(part)] for part in sent]
-        member = client.join(suite.bootstrap, group, [topic])
+        member = client.join(suite.bootstrap, group, [topic], protocol)
         try:
             count = sum(map(len, numbered))
             wait_until([member], lambda m=member, c=count: len(m.records) >= c, GROUP_SECONDS, f"{count} records")
@@ -112,13 +120,13 @@ def group_resumes(suite, client):
             raise Failed(f"turn {turn + 1}: {wrong}")
 
 
-def group_shares(suite, client):
+def group_shares(suite, client, protocol=None):
     """Two members split the partitions; when one leaves, the other has all. Nothing is lost on the way."""
-    suite.need_groups()
-    topic = f"{client.name}-shared"
+    suite.need_groups(protocol)
+    topic = topic_name(client, "shared", protocol)
     sent = Rounds(suite, client, topic)
     sent.send()
-    members = [client.join(suite.bootstrap, topic, [topic]) for _ in range(2)]
+    members = [client.join(suite.bootstrap, topic, [topic], protocol) for _ in range(2)]
     try:
         until_split(sent, members, lambda owners: len(set(owners.values())) == 2)
         members[0].leave()
@@ -133,9 +141,45 @@ def group_shares(suite, client):
         raise Failed(f"{len(missing)} records reached no member, such as {sorted(missing)[:3]}")
 
 
+def group_migrates(suite, client, protocol):
+    """Members are replaced one by one by members of the other protocol, and back. Nothing is lost on the way."""
+    suite.need_groups(protocol)
+    topic = topic_name(client, "migrates", protocol)
+    sent = Rounds(suite, client, topic)
+    sent.send()
+    members = []
+
+    def join(spoken):
+        members.append(client.join(suite.bootstrap, topic, [topic], spoken))
+
+    def until_only(*indexes):
+        until_split(sent, [members[index] for index in indexes], lambda owners: len(set(owners.values())) == len(indexes))
+
+    try:
+        join(None)
+        until_only(0)
+        join(protocol)
+        until_only(0, 1)
+        members[0].leave()
+        until_only(1)
+        join(None)
+        until_only(1, 2)
+        members[1].leave()
+        until_only(2)
+        members[2].leave()
+    finally:
+        for member in members:
+            member.kill()
+    seen = {(record["partition"], record["offset"]) for member in members for record in member.records}
+    missing = sent.all_positions() - seen
+    if missing:
+        raise Failed(f"{len(missing)} records reached no member, such as {sorted(missing)[:3]}")
+
+
 def until_split(sent, members, is_good):
     """Sends rounds of records until one round is read exactly once, by members such as `is_good` wants them."""
-    for _ in range(ROUNDS_MAX):
+    deadline = time.monotonic() + GROUP_SECONDS
+    while time.monotonic() < deadline:
         before = [len(member.records) for member in members]
         first = sent.send()
         wait_until(members, lambda: sent.is_read(members), GROUP_SECONDS, "all records to reach some member")
@@ -151,7 +195,8 @@ def until_split(sent, members, is_good):
         if read_once and all(len(by) == 1 for by in owners.values()):
             if is_good({partition: min(by) for partition, by in owners.items()}):
                 return
-    raise Failed(f"after {ROUNDS_MAX} rounds the partitions still were not divided: {owners}")
+        time.sleep(ROUND_PAUSE_SECONDS)
+    raise Failed(f"after {GROUP_SECONDS} s the partitions still were not divided: {owners}")
 
 
 class Rounds:

@@ -28,7 +28,8 @@ class Client:
 
     It writes with each of `compressions`, and reads all. `variants` are settings that are not its default, and get a
     case of their own. `limits` are functions of records.py for what it cannot send. `groups_only`: it cannot read
-    without a group. `by_stretch`: it wants similar records side by side.
+    without a group. `by_stretch`: it wants similar records side by side. `consumer_protocol`: it speaks the newer of the
+    two protocols of groups (KIP-848) too.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Client:
         limits=(),
         groups_only=False,
         by_stretch=False,
+        consumer_protocol=False,
     ):
         self.name = name
         self.piece = piece
@@ -50,6 +52,7 @@ class Client:
         self.limits = limits
         self.groups_only = groups_only
         self.by_stretch = by_stretch
+        self.consumer_protocol = consumer_protocol
 
     def write(self, bootstrap, topic, compression, partitions, variant=None):
         """Sends the records, a list for each partition. Gives what readers should find."""
@@ -96,8 +99,9 @@ class Client:
             raise Failed(f"{action} ended with {done.returncode}\n{text(done.stderr)}")
         return done.stdout
 
-    def join(self, bootstrap, group, topics):
-        return Member(self, {"bootstrap": bootstrap, "group": group, "topics": [{"topic": topic} for topic in topics]})
+    def join(self, bootstrap, group, topics, protocol=None):
+        task = {"bootstrap": bootstrap, "group": group, "topics": [{"topic": topic} for topic in topics]}
+        return Member(self, {**task, "protocol": protocol} if protocol else task)
 
 
 class Member:
@@ -193,7 +197,7 @@ def python(environment_name, program):
 
 
 CLIENTS = [
-    Client("java-4", "java", java(4), variants=("acks1",)),
+    Client("java-4", "java", java(4), variants=("acks1",), consumer_protocol=True),
     Client("java-3", "java", java(3), variants=("acks1",)),
     Client(
         "kcat",
@@ -203,8 +207,14 @@ CLIENTS = [
         limits=(records.without_empty_records, records.without_timestamps),
         by_stretch=True,
     ),
-    Client("confluent", "confluent", python("confluent", "confluent"), variants=("idempotent",)),
-    Client("franz-go", "go", [f"{CACHE}/go/franz"], variants=("acks1",)),
+    Client(
+        "confluent",
+        "confluent",
+        python("confluent", "confluent"),
+        variants=("idempotent",),
+        consumer_protocol=True,
+    ),
+    Client("franz-go", "go", [f"{CACHE}/go/franz"], variants=("acks1",), consumer_protocol=True),
     Client("sarama", "go", [f"{CACHE}/go/sarama"], variants=("idempotent", "magic0", "magic1")),
     Client(
         "kafka-python",

@@ -59,6 +59,7 @@ type Task struct {
 	Jobs      []Job   `json:"jobs"`
 	Topics    []Topic `json:"topics"`
 	Group     string  `json:"group"`
+	Protocol  string  `json:"protocol"` // Of the group, if not the client's default.
 }
 
 // Names of the topics to read.

@@ -79,10 +79,14 @@ func consume(ctx context.Context, t *task.Task, emit func(task.Record)) error {
 }
 
 func join(ctx context.Context, t *task.Task, emit func(task.Record)) error {
-	client, err := kgo.NewClient(
+	options := []kgo.Opt{
 		kgo.SeedBrokers(t.Bootstrap), kgo.ConsumerGroup(t.Group), kgo.ConsumeTopics(t.Names()...),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-	)
+	}
+	if t.Protocol == "consumer" {
+		options = append(options, kgo.ServerSideBalancer(), kgo.Balancers(kgo.StickyBalancer()))
+	}
+	client, err := kgo.NewClient(options...)
 	if err != nil {
 		return err
 	}
