@@ -301,6 +301,7 @@ impl Assembly {
             flush_pipeline: settings.flush_pipeline,
             tail_memory_bytes: settings.tail_memory_bytes / settings.shards,
             cache_bytes: settings.cache_bytes / settings.shards,
+            read_ahead_blocks: settings.readahead_segments as u64,
             producer_expiration_ms: settings.producer_id_expiration_ms,
             housekeeping_interval: tuning.housekeeping_interval,
             live_slots_max: tuning.live_slots_max,

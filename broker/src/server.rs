@@ -311,9 +311,10 @@ fn add_partitions(shard: &Shard, into: &mut Snapshot) {
         into.gauge(&families::LOG_START_OFFSET, labels(), partition.log_start_offset as f64);
         into.gauge(&families::UNROLLED_BYTES, labels(), partition.tail_bytes as f64);
     }
-    let (hits, misses) = shard.cache.hits_and_misses();
-    into.counter(&families::CACHE_HIT_BYTES, vec![], hits);
-    into.counter(&families::CACHE_MISS_BYTES, vec![], misses);
+    let cache = shard.cache.stats();
+    into.counter(&families::CACHE_HIT_BYTES, vec![], cache.hits);
+    into.counter(&families::CACHE_MISS_BYTES, vec![], cache.misses);
+    into.counter(&families::CACHE_READ_AHEAD_BYTES, vec![], cache.read_ahead);
 }
 
 /// Says that the broker serves, once every partition that it should lead is led.

@@ -11,20 +11,37 @@ use std::rc::Rc;
 type Flight = Shared<LocalFuture<'static, Result<Bytes, StoreError>>>;
 type BlockKey = (Rc<str>, u64);
 
+/// What a shard's cache did since it began, in bytes of blocks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Found here by a reader.
+    pub hits: u64,
+    /// Read from the store while a reader waited.
+    pub misses: u64,
+    /// Read from the store before anybody asked.
+    pub read_ahead: u64,
+}
+
+/// Who began the read of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BegunBy {
+    Reader,
+    ReadAhead,
+}
+
 /// A cache of one shard.
 pub struct BlockCache {
     store: Rc<dyn ObjectStore>,
     capacity_bytes: u64,
     block_bytes: u64,
     blocks: RefCell<Blocks>,
-    hit_bytes: Cell<u64>,
-    miss_bytes: Cell<u64>,
+    stats: Cell<CacheStats>,
 }
 
 #[derive(Default)]
 struct Blocks {
     cached: HashMap<BlockKey, (Bytes, u64)>,
-    flights: HashMap<BlockKey, Flight>,
+    flights: HashMap<BlockKey, (Flight, BegunBy)>,
     /// Least recently used first.
     by_use: BTreeMap<u64, BlockKey>,
     next_use: u64,
@@ -40,14 +57,13 @@ impl BlockCache {
             capacity_bytes,
             block_bytes,
             blocks: RefCell::default(),
-            hit_bytes: Cell::new(0),
-            miss_bytes: Cell::new(0),
+            stats: Cell::default(),
         }
     }
 
-    /// Bytes that were found here, and bytes that had to be read.
-    pub fn hits_and_misses(&self) -> (u64, u64) {
-        (self.hit_bytes.get(), self.miss_bytes.get())
+    /// What it did so far.
+    pub fn stats(&self) -> CacheStats {
+        self.stats.get()
     }
 
     /// Bytes kept now.
@@ -78,34 +94,64 @@ impl BlockCache {
         Ok(pieces)
     }
 
+    /// Whether [`BlockCache::read_ahead`] would read this block of an object: it is neither here nor on its way.
+    pub fn lacks(&self, key: &Rc<str>, block: u64) -> bool {
+        let blocks = self.blocks.borrow();
+        let block = (key.clone(), block);
+        !blocks.cached.contains_key(&block) && !blocks.flights.contains_key(&block)
+    }
+
+    /// Reads one block for those who will ask for it, unless it is here or on its way. Counted from 0; a block beyond
+    /// the object's end is empty.
+    pub async fn read_ahead(&self, key: Rc<str>, block: u64) -> Result<(), StoreError> {
+        if !self.lacks(&key, block) {
+            return Ok(());
+        }
+        self.fly((key, block), BegunBy::ReadAhead).await.map(drop)
+    }
+
     async fn block(&self, key: BlockKey) -> Result<Bytes, StoreError> {
         if let Some(block) = self.blocks.borrow_mut().touch(&key) {
-            self.hit_bytes.set(self.hit_bytes.get() + block.len() as u64);
+            self.count(|stats| stats.hits += block.len() as u64);
             return Ok(block);
         }
-        let flight = self.flight(&key);
+        self.fly(key, BegunBy::Reader).await
+    }
+
+    async fn fly(&self, key: BlockKey, begun_by: BegunBy) -> Result<Bytes, StoreError> {
+        let flight = self.flight(&key, begun_by);
         let result = flight.await;
         let mut blocks = self.blocks.borrow_mut();
         // Whoever comes back first ends the flight; the others find it gone.
-        if blocks.flights.remove(&key).is_some() {
+        if let Some((_, begun_by)) = blocks.flights.remove(&key) {
             if let Ok(block) = &result {
-                self.miss_bytes.set(self.miss_bytes.get() + block.len() as u64);
+                let len = block.len() as u64;
+                self.count(|stats| match begun_by {
+                    BegunBy::Reader => stats.misses += len,
+                    BegunBy::ReadAhead => stats.read_ahead += len,
+                });
                 blocks.insert(key, block.clone(), self.capacity_bytes);
             }
         }
         result
     }
 
-    fn flight(&self, key: &BlockKey) -> Flight {
+    fn count(&self, change: impl FnOnce(&mut CacheStats)) {
+        let mut stats = self.stats.get();
+        change(&mut stats);
+        self.stats.set(stats);
+    }
+
+    fn flight(&self, key: &BlockKey, begun_by: BegunBy) -> Flight {
         let mut blocks = self.blocks.borrow_mut();
-        if let Some(flight) = blocks.flights.get(key) {
+        if let Some((flight, _)) = blocks.flights.get(key) {
             return flight.clone();
         }
         let (store, name, from) = (self.store.clone(), key.0.clone(), key.1 * self.block_bytes);
         let to = from + self.block_bytes;
         let read: LocalFuture<'static, _> = Box::pin(async move { store.get_range(&name, from..to).await });
         let flight = read.shared();
-        blocks.flights.insert(key.clone(), flight.clone());
+        blocks.flights.insert(key.clone(), (flight.clone(), begun_by));
         flight
     }
 }
@@ -172,7 +218,38 @@ mod tests {
         let (cache, _) = cache(1000);
         let (a, b) = block_on(join(cache.read("a", 0..16), cache.read("a", 0..16)));
         assert_eq!(a.unwrap(), b.unwrap());
-        assert_eq!(cache.hits_and_misses().1, 16);
+        assert_eq!(cache.stats().misses, 16);
+    }
+
+    #[test]
+    fn a_block_read_ahead_is_read_once_and_its_reader_finds_it() {
+        let (cache, _) = cache(1000);
+        let name: Rc<str> = "a".into();
+        let (ahead, read) = block_on(join(cache.read_ahead(name.clone(), 1), cache.read("a", 16..32)));
+        ahead.unwrap();
+        assert_eq!(read.unwrap().concat(), (16..32).collect::<Vec<u8>>());
+        block_on(cache.read_ahead(name.clone(), 1)).unwrap();
+        block_on(cache.read("a", 20..30)).unwrap();
+        let expected = CacheStats {
+            hits: 16,
+            misses: 0,
+            read_ahead: 16,
+        };
+        assert_eq!(cache.stats(), expected);
+        assert!(!cache.lacks(&name, 1) && cache.lacks(&name, 2));
+    }
+
+    #[test]
+    fn reading_ahead_past_the_end_or_of_a_missing_object_harms_nobody() {
+        let (cache, store) = cache(1000);
+        block_on(cache.read_ahead("a".into(), 99)).unwrap();
+        assert_eq!(block_on(cache.read("a", 90..200)).unwrap().concat().len(), 10);
+        assert!(matches!(
+            block_on(cache.read_ahead("b".into(), 0)),
+            Err(StoreError::NotFound(_))
+        ));
+        store.create_now("b", &[Bytes::from_static(b"late")]).unwrap();
+        assert_eq!(block_on(cache.read("b", 0..4)).unwrap().concat(), b"late");
     }
 
     #[test]

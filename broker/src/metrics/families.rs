@@ -74,6 +74,8 @@ families! {
     CACHE_HIT_BYTES = "kafscale_cache_hit_bytes_total", Counter, [];
     /// Bytes of fetches read from the object store.
     CACHE_MISS_BYTES = "kafscale_cache_miss_bytes_total", Counter, [];
+    /// Bytes read from the object store before a consumer that reads in sequence asked for them.
+    CACHE_READ_AHEAD_BYTES = "kafscale_cache_read_ahead_bytes_total", Counter, [];
     /// Open client connections.
     CONNECTIONS = "kafscale_connections", Gauge, [];
     /// Client connections accepted.

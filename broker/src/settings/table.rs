@@ -156,7 +156,8 @@ pub const TABLE: &[Spec] = &[
     spec("tail_memory_bytes", "KAFSCALE_TAIL_MEMORY_BYTES", bytes(1 << 20, MAX), Some("268435456"),
         "Memory for recent records, from which consumers that keep up are served, all shards together."),
     spec("readahead_segments", "KAFSCALE_READAHEAD_SEGMENTS", number(0, 1024, ""), Some("2"),
-        "Accepted, without effect yet: segments are not fetched ahead of a consumer that reads in sequence."),
+        "Blocks of 1 MiB of its segments that are read ahead of a consumer that reads in sequence, at most a quarter of \
+         `cache_bytes`; 0: none."),
 
     spec("auto_create_topics", "KAFSCALE_AUTO_CREATE_TOPICS", Kind::Bool, Some("true"),
         "Whether a topic is created when a client first asks for it."),

@@ -136,13 +136,17 @@ impl Shard {
                         offset = next;
                     }),
                 Look::Segment => match self.find_segment(wanted.key, offset).await {
-                    Ok(Some((source, position))) => {
+                    Ok(Some(found)) => {
+                        let (source, position) = (Source::Segment(found.base_offset), found.position);
                         let read =
                             self.read_object(wanted.key, source, position, u64::MAX, offset, limit - bytes.min(limit));
                         read.await.map(|(records, next)| {
                             bytes += records.iter().map(Bytes::len).sum::<usize>();
                             gathered.records.extend(records);
                             offset = next;
+                            if found.in_sequence {
+                                self.read_ahead(wanted.key, found.base_offset, next);
+                            }
                         })
                     }
                     Ok(None) => Ok(()),

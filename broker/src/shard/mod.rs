@@ -2,7 +2,7 @@
 //!
 //! A shard lives on one executor, so its state is a plain `RefCell`: no borrow is held across an `.await`, and what may
 //! have changed meanwhile is checked again after it. [`produce`] accepts, [`flush`] makes durable, [`fetch`] reads,
-//! [`roll`] turns the tail into segments, [`ownership`] claims partitions and gives them up, [`admin`] does what
+//! [`read_ahead`] reads before somebody asks, [`roll`] turns the tail into segments, [`ownership`] claims partitions and gives them up, [`admin`] does what
 //! administrators ask.
 
 pub mod admin;
@@ -10,6 +10,7 @@ pub mod fetch;
 pub mod flush;
 pub mod ownership;
 pub mod produce;
+mod read_ahead;
 pub mod roll;
 pub mod segments;
 pub mod takeover;
@@ -64,6 +65,8 @@ pub struct ShardConfig {
     pub tail_memory_bytes: usize,
     /// Bytes of blocks read from the object store that are kept.
     pub cache_bytes: usize,
+    /// Blocks of segments read ahead of a consumer that reads in sequence.
+    pub read_ahead_blocks: u64,
     /// How long an idempotent producer is remembered without a word from it.
     pub producer_expiration_ms: i64,
     /// Pause between two looks at what is to be rolled, trimmed, deleted.
@@ -89,7 +92,7 @@ pub struct Shard {
     /// The metastore.
     pub metastore: Rc<dyn Metastore>,
     /// Blocks read from the object store.
-    pub cache: BlockCache,
+    pub cache: Rc<BlockCache>,
     /// What it counts.
     pub metrics: Rc<Metrics>,
     state: RefCell<State>,
@@ -206,7 +209,7 @@ impl Shard {
     ) -> Rc<Self> {
         let cache = BlockCache::new(store.clone(), config.cache_bytes as u64, fetch::CACHE_BLOCK_BYTES);
         Rc::new(Shard {
-            cache,
+            cache: Rc::new(cache),
             runtime,
             store,
             metastore,

@@ -20,6 +20,17 @@ pub(super) struct SegmentRef {
     pub max_timestamp: Option<i64>,
 }
 
+/// Where in a partition's segments an offset is to be looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SegmentPosition {
+    /// The segment.
+    pub base_offset: i64,
+    /// A batch at or before the offset begins here.
+    pub position: u64,
+    /// Somebody read up to here, or it is where the segment begins.
+    pub in_sequence: bool,
+}
+
 /// The segments of one partition.
 #[derive(Debug, Default)]
 pub(super) struct SegmentList {
@@ -45,6 +56,11 @@ impl SegmentList {
         self.listed.then_some(&self.segments)
     }
 
+    /// Whether a segment's index need not be read any more.
+    pub fn index_known(&self, base_offset: i64) -> bool {
+        self.indexes.iter().any(|(base, _)| *base == base_offset)
+    }
+
     /// A listing has come. Of two on their way at once the first counts: what was removed since must not come back.
     fn complete(&mut self, found: impl Iterator<Item = (i64, SegmentRef)>) {
         if self.listed {
@@ -66,21 +82,27 @@ impl Shard {
     fn segment_part_key(&self, key: PartitionKey, base_offset: i64, part: Part) -> Result<String, StoreError> {
         let state = self.state.borrow();
         let partition = state.partitions.get(&key).ok_or_else(|| given_up(key))?;
-        Ok(segment::key(
+        Ok(self.key_in(partition, key, base_offset, part))
+    }
+
+    /// Key of one object of a segment.
+    pub(super) fn key_in(&self, partition: &Partition, key: PartitionKey, base_offset: i64, part: Part) -> String {
+        segment::key(
             &self.config.namespace,
             &partition.folder,
             key.partition,
             base_offset,
             part,
-        ))
+        )
     }
 
-    /// The segment that holds `offset`, and where in it to begin. `None` if the offset is in no segment any more.
+    /// The segment that holds `offset`, where in it to begin, and whether somebody reads there in sequence. `None` if the
+    /// offset is in no segment any more.
     pub(super) async fn find_segment(
         &self,
         key: PartitionKey,
         offset: i64,
-    ) -> Result<Option<(Source, u64)>, StoreError> {
+    ) -> Result<Option<SegmentPosition>, StoreError> {
         self.list_segments(key).await?;
         let base_offset = {
             let state = self.state.borrow();
@@ -94,18 +116,25 @@ impl Shard {
                 None => return Ok(None),
             }
         };
-        let source = Source::Segment(base_offset);
         if let Some(position) = self
             .state
             .borrow()
             .partitions
             .get(&key)
-            .and_then(|p| p.position_hint(source, offset))
+            .and_then(|p| p.position_hint(Source::Segment(base_offset), offset))
         {
-            return Ok(Some((source, position)));
+            return Ok(Some(SegmentPosition {
+                base_offset,
+                position,
+                in_sequence: true,
+            }));
         }
         let index = self.segment_index(key, base_offset).await?;
-        Ok(Some((source, index.position(offset))))
+        Ok(Some(SegmentPosition {
+            base_offset,
+            position: index.position(offset),
+            in_sequence: offset == base_offset,
+        }))
     }
 
     async fn segment_index(&self, key: PartitionKey, base_offset: i64) -> Result<Rc<Index>, StoreError> {

@@ -8,5 +8,6 @@ mod bad_frames;
 mod client;
 mod hostile;
 mod kill;
+mod reading;
 mod startup;
 mod support;

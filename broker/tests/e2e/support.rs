@@ -2,7 +2,8 @@
 
 use crate::client::Client;
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,6 +24,8 @@ pub struct Launch {
     pub log: PathBuf,
     /// Its Kafka port.
     pub port: u16,
+    /// Where its metrics are; 0: somewhere.
+    pub metrics_port: u16,
     /// More flags.
     pub flags: Vec<String>,
     /// A command that ends in `exec "$@"`, so that the process id stays the broker's.
@@ -36,6 +39,7 @@ impl Launch {
             data_dir: directory.join("data"),
             log: directory.join("log"),
             port: free_port(),
+            metrics_port: 0,
             flags: Vec::new(),
             prefix: Vec::new(),
         }
@@ -63,7 +67,11 @@ impl Launch {
         }
         let child = command
             .args(["--broker-addr", &format!("127.0.0.1:{}", self.port)])
-            .args(["--metrics-addr", "127.0.0.1:0", "--data-dir"])
+            .args([
+                "--metrics-addr",
+                &format!("127.0.0.1:{}", self.metrics_port),
+                "--data-dir",
+            ])
             .arg(&self.data_dir)
             .args(&self.flags)
             .stdin(Stdio::null())
@@ -74,6 +82,7 @@ impl Launch {
         Broker {
             child,
             address: SocketAddr::from(([127, 0, 0, 1], self.port)),
+            metrics_port: self.metrics_port,
             log: self.log.clone(),
             log_from,
         }
@@ -93,6 +102,7 @@ pub struct Broker {
     child: Child,
     /// Where it serves Kafka's protocol.
     pub address: SocketAddr,
+    metrics_port: u16,
     log: PathBuf,
     log_from: usize,
 }
@@ -123,6 +133,19 @@ impl Broker {
     /// A new connection to it.
     pub fn connect(&self) -> Client {
         Client::connect(self.address).unwrap()
+    }
+
+    /// What a metric without labels counts, by its page.
+    pub fn counter(&self, name: &str) -> u64 {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.metrics_port)).unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = line.unwrap_or_else(|| panic!("no {name} in {page}"));
+        value.parse::<f64>().unwrap() as u64
     }
 
     /// Ends it as a power cut would, as far as the process is concerned.
