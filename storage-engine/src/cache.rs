@@ -101,8 +101,8 @@ impl BlockCache {
         !blocks.cached.contains_key(&block) && !blocks.flights.contains_key(&block)
     }
 
-    /// Reads one block for those who will ask for it, unless it is here or on its way. Counted from 0; a block beyond
-    /// the object's end is empty.
+    /// Reads one block, counted from 0, for those who will ask for it, unless it is here or on its way; a store refuses
+    /// a block beyond the object's end.
     pub async fn read_ahead(&self, key: Rc<str>, block: u64) -> Result<(), StoreError> {
         if !self.lacks(&key, block) {
             return Ok(());
@@ -231,7 +231,7 @@ mod tests {
         block_on(cache.read_ahead(name.clone(), 1)).unwrap();
         block_on(cache.read("a", 20..30)).unwrap();
         let expected = CacheStats {
-            hits: 16,
+            hits: 32,
             misses: 0,
             read_ahead: 16,
         };
@@ -242,7 +242,8 @@ mod tests {
     #[test]
     fn reading_ahead_past_the_end_or_of_a_missing_object_harms_nobody() {
         let (cache, store) = cache(1000);
-        block_on(cache.read_ahead("a".into(), 99)).unwrap();
+        let beyond = block_on(cache.read_ahead("a".into(), 99));
+        assert!(matches!(beyond, Err(StoreError::Refused(_))), "{beyond:?}");
         assert_eq!(block_on(cache.read("a", 90..200)).unwrap().concat().len(), 10);
         assert!(matches!(
             block_on(cache.read_ahead("b".into(), 0)),
