@@ -284,6 +284,10 @@ impl CoordinatorService {
                 }
             }
         }
+        // Without all topics, members would be told to give up what they have.
+        while !(self.parts.image)().complete {
+            self.parts.runtime.sleep(RETRY_MIN).await;
+        }
         let now = self.now();
         self.state.borrow_mut().groups.recovered(now);
         Ok(())

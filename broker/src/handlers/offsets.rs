@@ -7,9 +7,10 @@ use crate::coordinator::{Commit, CommitOffset, DeleteOffsets, FetchOffsets, Grou
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
 use kafscale_codec::types::TopicId;
-use kafscale_metastore::keys::OffsetRecord;
+use kafscale_metastore::keys::{topic_key, OffsetRecord};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// First version of OffsetCommit that members of the consumer protocol may use (KIP-848).
 const COMMIT_WITH_EPOCH: i16 = 9;
@@ -20,8 +21,53 @@ const FETCH_WITH_ERROR: i16 = 2;
 /// First version of OffsetFetch that asks for several groups.
 const FETCH_OF_MANY: i16 = 8;
 
+/// How long a request waits for its shard to hear of a topic that exists.
+const IMAGE_LAG_MAX: Duration = Duration::from_secs(1);
+
+/// The cluster as it is, as far as these topics go: what it does not show does not exist. A broker that has just started,
+/// or has not heard yet of a topic that another one created, must not take it for missing: clients give up then, or
+/// begin anew at the start of the partition.
+///
+/// # Errors
+/// One that makes clients ask again.
+async fn image_with<'a>(
+    context: &Context,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<Arc<ClusterImage>, ErrorCode> {
+    let node = &context.node;
+    let mut image = node.image();
+    if !image.complete {
+        return Err(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS);
+    }
+    for name in names {
+        if image.topics.contains_key(name) {
+            continue;
+        }
+        match node.metastore.get(&topic_key(name)).await {
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                node.wait_for_image(IMAGE_LAG_MAX, |image| image.topics.contains_key(name))
+                    .await;
+                image = node.image();
+                if !image.topics.contains_key(name) {
+                    return Err(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS);
+                }
+            }
+            Err(error) => {
+                log::warn!("look for topic {name}: {error}");
+                return Err(ErrorCode::COORDINATOR_NOT_AVAILABLE);
+            }
+        }
+    }
+    Ok(image)
+}
+
 pub(super) async fn commit(context: Context, request: OffsetCommitRequest) -> Reply {
-    let image = context.node.image();
+    let names = request.topics.iter().map(|topic| topic.name.as_str());
+    let image = match image_with(&context, names).await {
+        Ok(image) => image,
+        Err(error) => return context.ready(refused_commit(request, error)),
+    };
     let mut offsets = Vec::new();
     let mut places = Vec::new();
     let mut response = OffsetCommitResponse::default();
@@ -76,7 +122,6 @@ pub(super) async fn commit(context: Context, request: OffsetCommitRequest) -> Re
 
 pub(super) async fn fetch(context: Context, request: OffsetFetchRequest) -> Reply {
     let version = context.version();
-    let image = context.node.image();
     let groups = if version >= FETCH_OF_MANY {
         request.groups
     } else {
@@ -86,6 +131,16 @@ pub(super) async fn fetch(context: Context, request: OffsetFetchRequest) -> Repl
             member_epoch: -1,
             ..Default::default()
         }]
+    };
+    let topics = groups.iter().flat_map(|group| group.topics.iter().flatten());
+    let image = image_with(&context, topics.map(|topic| topic.name.as_str())).await;
+    let image = match image {
+        Ok(image) => image,
+        Err(error) => {
+            let none = Arc::default();
+            let refused = groups.into_iter().map(|group| answer(&none, group, error, Vec::new()));
+            return context.ready(fetched(version, refused.collect()));
+        }
     };
     let mut pending = Vec::with_capacity(groups.len());
     for group in groups {
@@ -106,25 +161,45 @@ pub(super) async fn fetch(context: Context, request: OffsetFetchRequest) -> Repl
                 other => mismatch(&other),
             });
         }
-        if version >= FETCH_OF_MANY {
-            return OffsetFetchResponse {
-                groups,
-                ..Default::default()
-            };
-        }
-        let OffsetFetchResponseGroup {
-            mut topics, error_code, ..
-        } = groups.pop().expect("one group was asked for");
-        if version < FETCH_WITH_ERROR && error_code != ErrorCode::NONE {
-            let partitions = topics.iter_mut().flat_map(|topic| &mut topic.partitions);
-            partitions.for_each(|partition| partition.error_code = error_code);
-        }
-        OffsetFetchResponse {
-            topics,
-            error_code,
-            ..Default::default()
-        }
+        fetched(version, groups)
     })
+}
+
+/// The answer in the form of its version.
+fn fetched(version: i16, mut groups: Vec<OffsetFetchResponseGroup>) -> OffsetFetchResponse {
+    if version >= FETCH_OF_MANY {
+        return OffsetFetchResponse {
+            groups,
+            ..Default::default()
+        };
+    }
+    let OffsetFetchResponseGroup {
+        mut topics, error_code, ..
+    } = groups.pop().expect("one group was asked for");
+    if version < FETCH_WITH_ERROR && error_code != ErrorCode::NONE {
+        let partitions = topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+        partitions.for_each(|partition| partition.error_code = error_code);
+    }
+    OffsetFetchResponse {
+        topics,
+        error_code,
+        ..Default::default()
+    }
+}
+
+fn refused_commit(request: OffsetCommitRequest, error_code: ErrorCode) -> OffsetCommitResponse {
+    let refuse = |asked: OffsetCommitRequestPartition| OffsetCommitResponsePartition {
+        partition_index: asked.partition_index,
+        error_code,
+    };
+    let topics = request.topics.into_iter().map(|topic| OffsetCommitResponseTopic {
+        name: topic.name,
+        partitions: topic.partitions.into_iter().map(refuse).collect(),
+    });
+    OffsetCommitResponse {
+        topics: topics.collect(),
+        ..Default::default()
+    }
 }
 
 pub(super) async fn delete(context: Context, request: OffsetDeleteRequest) -> Reply {
@@ -134,7 +209,16 @@ pub(super) async fn delete(context: Context, request: OffsetDeleteRequest) -> Re
             ..Default::default()
         });
     }
-    let image = context.node.image();
+    let names = request.topics.iter().map(|topic| topic.name.as_str());
+    let image = match image_with(&context, names).await {
+        Ok(image) => image,
+        Err(error_code) => {
+            return context.ready(OffsetDeleteResponse {
+                error_code,
+                ..Default::default()
+            })
+        }
+    };
     let mut wanted = Vec::new();
     let mut places = Vec::new();
     let mut response = OffsetDeleteResponse::default();

@@ -1,5 +1,6 @@
 use super::lanes::put;
 use super::*;
+use crate::cluster::image::ClusterImage;
 use crate::coordinator::{Commit, CommitOffset, FetchOffsets, Join};
 use crate::runtime::Instant;
 use bytes::Bytes;
@@ -94,7 +95,12 @@ impl Lab {
             runtime: self.runtime.clone(),
             metastore,
             fences,
-            image: Box::new(Arc::default),
+            image: Box::new(|| {
+                Arc::new(ClusterImage {
+                    complete: true,
+                    ..ClusterImage::default()
+                })
+            }),
         };
         let (handle, inbox) = inbox(1_024);
         let service = CoordinatorService::new(parts, ServiceConfig::default(), inbox);
