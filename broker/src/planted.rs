@@ -16,6 +16,14 @@ pub enum Bug {
     LostWaiter,
     /// A batch that is there already is appended again.
     DuplicateAccepted,
+    /// A commit is answered once it is on its way to the store.
+    CommitBeforeDurable,
+    /// A member of an old generation may commit.
+    StaleCommitAccepted,
+    /// A partition is given to a member while another may still have it.
+    AssignedTwice,
+    /// Sessions and rebalances of groups never end by time.
+    DeadlinesPassUnnoticed,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -132,6 +132,8 @@ pub(super) struct Group {
     pub offsets: BTreeMap<(TopicId, i32), OffsetRecord>,
     /// Members of the consumer protocol.
     pub sessions: BTreeMap<String, Session>,
+    /// Members that the state being written no longer has, as long as it is being written.
+    pub expelling: BTreeSet<String>,
     /// The picture of the cluster that the subscriptions were last compared with.
     pub image_seen: Option<Arc<ClusterImage>>,
     pub phase: Phase,
@@ -163,6 +165,7 @@ impl Group {
             stored: None,
             consumer: None,
             sessions: BTreeMap::new(),
+            expelling: BTreeSet::new(),
             image_seen: None,
             offsets: BTreeMap::new(),
             phase: Phase::Empty,

@@ -7,6 +7,7 @@ use super::ledger::After;
 use super::record::Record;
 use super::subscription;
 use crate::cluster::image::ClusterImage;
+use crate::planted::{self, Bug};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::{DescribedGroup, DescribedGroupMember, ListedGroup};
 use kafscale_codec::types::TopicId;
@@ -23,6 +24,10 @@ impl Group {
         self.keep_alive(ctx, &commit.member_id);
         if records.is_empty() {
             ctx.reply(token, GroupReply::Commit(results));
+        } else if planted::is(Bug::CommitBeforeDurable) {
+            ctx.reply(token, GroupReply::Commit(results.clone()));
+            let token = ReplyToken(u64::MAX);
+            self.write(ctx, records, After::Committed { token, results });
         } else {
             self.write(ctx, records, After::Committed { token, results });
         }
@@ -65,7 +70,7 @@ impl Group {
             return Err(ErrorCode::UNKNOWN_MEMBER_ID);
         }
         self.check_member(&commit.member_id, commit.group_instance_id.as_deref())?;
-        if commit.generation_id != self.generation() {
+        if commit.generation_id != self.generation() && !planted::is(Bug::StaleCommitAccepted) {
             return Err(ErrorCode::ILLEGAL_GENERATION);
         }
         if self.phase == Phase::Completing {

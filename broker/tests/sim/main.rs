@@ -8,6 +8,7 @@ mod client;
 mod cluster;
 mod executor;
 mod faults;
+mod members;
 mod nemesis;
 mod net;
 #[cfg(feature = "planted-bugs")]
@@ -48,6 +49,8 @@ fn run_safely(seed: u64) -> Report {
             trace: 0,
             steps: 0,
             acknowledged: 0,
+            assigned: 0,
+            committed: 0,
             time: std::time::Duration::ZERO,
             violation: Some(format!("panic: {what}")),
         }
@@ -63,11 +66,14 @@ fn every_promise_holds_in_every_seed() {
     };
     let count = seeds.end - seeds.start;
     let (mut steps, mut acknowledged, mut time) = (0, 0, std::time::Duration::ZERO);
+    let (mut assigned, mut committed) = (0, 0);
     let mut failures = Vec::new();
     for seed in seeds {
         let report = run_safely(seed);
         steps += report.steps;
         acknowledged += report.acknowledged;
+        assigned += report.assigned;
+        committed += report.committed;
         time += report.time;
         if let Some(violation) = report.violation {
             println!("seed {seed}: {violation}\n  replay: make sim SEED={seed}");
@@ -78,7 +84,8 @@ fn every_promise_holds_in_every_seed() {
         }
     }
     println!(
-        "simulation: {count} seeds, {steps} steps, {acknowledged} records acknowledged, {time:?} of simulated time, {} failed",
+        "simulation: {count} seeds, {steps} steps, {acknowledged} records acknowledged, {assigned} partitions assigned to \
+         members of groups, {committed} commits stored, {time:?} of simulated time, {} failed",
         failures.len()
     );
     assert!(failures.is_empty(), "seeds that fail: {failures:?}");

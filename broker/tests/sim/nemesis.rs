@@ -68,6 +68,9 @@ impl Nemesis {
         self.work
             .impatience_permille
             .set(self.world.draw(|random| *random.pick(&[0, 0, 20, 100])));
+        self.work
+            .group_unrest_permille
+            .set(self.world.draw(|random| *random.pick(&[0, 5, 20, 60])));
         while self.world.now() < until && !chosen.is_empty() {
             let pause = self
                 .world
@@ -155,6 +158,7 @@ impl Nemesis {
     /// Makes everything well again: from here on the cluster has to get itself together.
     pub fn heal(&self) {
         self.work.impatience_permille.set(0);
+        self.work.group_unrest_permille.set(0);
         for id in 0..self.cluster.len() {
             self.cluster.troubles(id).heal();
             self.network.cut(port(id), false);

@@ -52,3 +52,23 @@ fn a_waiter_that_is_forgotten_is_found() {
 fn a_duplicate_that_is_appended_is_found() {
     must_be_found(Bug::DuplicateAccepted);
 }
+
+#[test]
+fn a_commit_that_is_answered_before_it_is_stored_is_found() {
+    must_be_found(Bug::CommitBeforeDurable);
+}
+
+#[test]
+fn a_commit_of_an_old_generation_is_found() {
+    must_be_found(Bug::StaleCommitAccepted);
+}
+
+#[test]
+fn a_partition_that_two_members_have_is_found() {
+    must_be_found(Bug::AssignedTwice);
+}
+
+#[test]
+fn a_member_that_stays_for_ever_is_found() {
+    must_be_found(Bug::DeadlinesPassUnnoticed);
+}

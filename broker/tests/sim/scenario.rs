@@ -1,11 +1,13 @@
 //! One run: a cluster, its clients, its bad luck, and what is checked of it, all from a seed.
 
+use crate::checkers::groups::GroupBook;
 use crate::checkers::ledger::{Ledger, Place};
 use crate::checkers::ownership::Ownership;
 use crate::checkers::watermark::Watermarks;
 use crate::client::Client;
 use crate::cluster::{Cluster, Shape};
 use crate::executor::{World, ENVIRONMENT};
+use crate::members::{check_committed, member, GroupPlan};
 use crate::nemesis::Nemesis;
 use crate::net::Network;
 use crate::random::Random;
@@ -13,6 +15,7 @@ use crate::workload::{check_whole, consumer, deleter, end_offset, idempotent_pro
 use kafscale_broker::assembly::Tuning;
 use kafscale_broker::settings::Settings;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -37,6 +40,10 @@ pub struct Report {
     pub steps: u64,
     /// Records that were acknowledged.
     pub acknowledged: usize,
+    /// Partitions that members of groups were given.
+    pub assigned: usize,
+    /// Commits that are stored.
+    pub committed: usize,
     /// Time that passed in the run.
     pub time: Duration,
     /// The first promise that was broken.
@@ -47,8 +54,8 @@ pub struct Report {
 pub fn run(seed: u64) -> Report {
     let world = World::new(seed);
     let finished = Rc::new(Cell::new(false));
-    let acknowledged = Rc::new(Cell::new(0));
-    let (whole, end, counted) = (world.clone(), finished.clone(), acknowledged.clone());
+    let totals = Rc::new(Cell::new((0, 0, 0)));
+    let (whole, end, counted) = (world.clone(), finished.clone(), totals.clone());
     world.spawn(
         ENVIRONMENT,
         "scenario",
@@ -62,10 +69,13 @@ pub fn run(seed: u64) -> Report {
     if !finished.get() {
         world.violate("the run does not end".to_string());
     }
+    let (acknowledged, assigned, committed) = totals.get();
     let report = Report {
         trace: world.trace(),
         steps: world.steps(),
-        acknowledged: acknowledged.get(),
+        acknowledged,
+        assigned,
+        committed,
         time: world.now(),
         violation: world.violation(),
     };
@@ -81,6 +91,7 @@ struct Plan {
     batches: usize,
     rage: Duration,
     interval: Duration,
+    groups: Vec<(Rc<GroupPlan>, u32)>,
 }
 
 fn draw_shape(random: &mut Random) -> Shape {
@@ -94,7 +105,9 @@ fn draw_shape(random: &mut Random) -> Shape {
         readahead_segments: *random.pick(&[0, 1, 2, 5]),
         broker_lease_ttl_ms: random.between(300, 1_500),
         auto_create_topics: false,
-        group_initial_rebalance_delay_ms: 0,
+        group_initial_rebalance_delay_ms: *random.pick(&[0, 0, 100]),
+        group_min_session_timeout_ms: 1,
+        group_consumer_session_timeout_ms: random.between(300, 3_000),
         ..Settings::default()
     };
     let tuning = Tuning {
@@ -112,11 +125,18 @@ fn draw_shape(random: &mut Random) -> Shape {
     }
 }
 
-fn draw_plan(random: &mut Random) -> Plan {
-    let topics = (0..random.between(1, 2))
+fn draw_plan(random: &mut Random, shape: &Shape) -> Plan {
+    let topics: Vec<(String, i32)> = (0..random.between(1, 2))
         .map(|at| (format!("t{at}"), random.between(1, 3) as i32))
         .collect();
+    let count = match shape.brokers {
+        1 => random.between(0, 3) as u32,
+        // Brokers do not yet agree on who coordinates which groups.
+        _ => 0,
+    };
+    let groups = (0..count).map(|at| draw_group(random, shape, &topics, at)).collect();
     Plan {
+        groups,
         topics,
         idempotent: random.between(1, 3) as u32,
         plain: random.between(0, 1) as u32,
@@ -130,11 +150,28 @@ fn draw_plan(random: &mut Random) -> Plan {
     }
 }
 
-/// Returns how many records were acknowledged.
-async fn scenario(world: World) -> usize {
+fn draw_group(random: &mut Random, shape: &Shape, topics: &[(String, i32)], number: u32) -> (Rc<GroupPlan>, u32) {
+    let (topic, partitions) = random.pick(topics).clone();
+    let consumer_protocol = random.permille(500);
+    let session_ms = match consumer_protocol {
+        true => shape.settings.group_consumer_session_timeout_ms,
+        false => random.between(300, 3_000),
+    };
+    let plan = GroupPlan {
+        group: format!("g{number}"),
+        topic,
+        partitions,
+        consumer_protocol,
+        session: Duration::from_millis(session_ms),
+    };
+    (Rc::new(plan), random.between(1, 4) as u32)
+}
+
+/// Returns how many records were acknowledged, how many partitions assigned, how many commits stored.
+async fn scenario(world: World) -> (usize, usize, usize) {
     let network = Network::new(&world);
     let shape = world.draw(draw_shape);
-    let plan = world.draw(draw_plan);
+    let plan = world.draw(|random| draw_plan(random, &shape));
     let brokers = shape.brokers;
     log::info!("{brokers} brokers of {} shards", shape.shards);
     let cluster = Cluster::new(&world, &network, shape);
@@ -145,6 +182,9 @@ async fn scenario(world: World) -> usize {
         impatience_permille: Cell::new(0),
         ends: RefCell::default(),
         busy: RefCell::default(),
+        book: GroupBook::new(&world),
+        group_unrest_permille: Cell::new(0),
+        groups_over: Cell::new(false),
     });
     look_into_shards(&world, &cluster);
     for (name, partitions) in &plan.topics {
@@ -162,13 +202,17 @@ async fn scenario(world: World) -> usize {
     nemesis.rage(world.now() + plan.rage, plan.interval).await;
     log::info!("nemesis rests");
     nemesis.heal();
-    if !wait_until_idle(&world, &work, |who| !who.contains("consumer")).await {
-        return 0;
+    if !wait_until_idle(&world, &work, |who| {
+        !who.starts_with("consumer") && !who.starts_with("member")
+    })
+    .await
+    {
+        return (0, 0, 0);
     }
     // A broker that has just woken up may not know yet that others have taken over, and would name an old end.
     world.sleep(SETTLE).await;
     // A consumer that waits for more does not know yet that there is nothing more.
-    let mut ends = std::collections::BTreeMap::new();
+    let mut ends = BTreeMap::new();
     for (name, partitions) in &plan.topics {
         for partition in 0..*partitions {
             let place: Place = (name.clone(), partition);
@@ -177,8 +221,11 @@ async fn scenario(world: World) -> usize {
         }
     }
     *work.ends.borrow_mut() = Some(ends.clone());
-    if !wait_until_idle(&world, &work, |_| true).await {
-        return 0;
+    if !wait_until_idle(&world, &work, |who| !who.starts_with("member")).await
+        || !wait_until_groups_rest(&world, &work, &plan, &ends).await
+        || !wait_until_idle(&world, &work, |_| true).await
+    {
+        return (0, 0, 0);
     }
     for round in 0..2 {
         if round > 0 {
@@ -190,12 +237,17 @@ async fn scenario(world: World) -> usize {
             let check = check_whole(work.clone(), place.clone(), *end);
             world.spawn(world.new_process(), "reader", Box::pin(check));
         }
+        for (group, _) in &plan.groups {
+            let check = check_committed(work.clone(), group.clone());
+            world.spawn(world.new_process(), "offsets", Box::pin(check));
+        }
         world.sleep(Duration::from_millis(1)).await;
         if !wait_until_idle(&world, &work, |_| true).await {
-            return 0;
+            return (0, 0, 0);
         }
     }
-    work.ledger.acknowledged_in_all()
+    let (assigned, committed) = work.book.totals();
+    (work.ledger.acknowledged_in_all(), assigned, committed)
 }
 
 fn start_workloads(world: &World, work: &Rc<Work>, plan: &Plan) {
@@ -216,6 +268,12 @@ fn start_workloads(world: &World, work: &Rc<Work>, plan: &Plan) {
         let delete = deleter(work.clone(), place, plan.deletions);
         world.spawn(world.new_process(), "deleter", Box::pin(delete));
     }
+    for (group, members) in &plan.groups {
+        for at in 0..*members {
+            let life = member(work.clone(), group.clone(), format!("m{at}"));
+            world.spawn(world.new_process(), "member", Box::pin(life));
+        }
+    }
     for (name, partitions) in &plan.topics {
         for _ in 0..plan.plain {
             number += 1;
@@ -226,6 +284,36 @@ fn start_workloads(world: &World, work: &Rc<Work>, plan: &Plan) {
         let consume = consumer(work.clone(), number, name.clone(), *partitions);
         world.spawn(world.new_process(), "consumer", Box::pin(consume));
     }
+}
+
+/// Waits until every group is at rest, and sends its members home.
+async fn wait_until_groups_rest(world: &World, work: &Work, plan: &Plan, ends: &BTreeMap<Place, i64>) -> bool {
+    let until = world.now() + PROGRESS_MAX;
+    for (group, _) in &plan.groups {
+        let ends: BTreeMap<Place, i64> = ends
+            .iter()
+            .filter(|((topic, _), _)| *topic == group.topic)
+            .map(|(place, end)| (place.clone(), *end))
+            .collect();
+        while let Err(missing) = work.book.at_rest(&group.group, &ends) {
+            if world.now() >= until {
+                let busy = work.busy.borrow();
+                let members: Vec<String> = busy.iter().map(|(who, what)| format!("{who} {what}")).collect();
+                world.violate(format!(
+                    "{}: not at rest after {PROGRESS_MAX:?}: {missing}; {}",
+                    group.group,
+                    members.join("; ")
+                ));
+                return false;
+            }
+            world.sleep(Duration::from_millis(20)).await;
+        }
+        for (place, end) in ends {
+            work.book.all_consumed(&group.group, &place, end);
+        }
+    }
+    work.groups_over.set(true);
+    true
 }
 
 /// Waits until nobody of these is busy; says so if they never end.

@@ -1,5 +1,6 @@
 //! Producers, idempotent and not, and consumers.
 
+use crate::checkers::groups::GroupBook;
 use crate::checkers::ledger::{record_id, value_of, Ledger, Place, RecordId};
 use crate::client::{Client, Connection};
 use bytes::Bytes;
@@ -43,18 +44,24 @@ pub struct Work {
     pub impatience_permille: Cell<u64>,
     /// Where each partition ends, once nothing is produced any more.
     pub ends: RefCell<Option<BTreeMap<Place, i64>>>,
+    /// The book of groups.
+    pub book: GroupBook,
+    /// Of a thousand turns of a group's member, so many bring it to grief.
+    pub group_unrest_permille: Cell<u64>,
+    /// Members go home.
+    pub groups_over: Cell<bool>,
     /// Who has not finished, and what it does.
     pub busy: RefCell<BTreeMap<String, String>>,
 }
 
 impl Work {
     /// Notes what `who` does.
-    fn doing(&self, who: &str, what: impl FnOnce() -> String) {
+    pub fn doing(&self, who: &str, what: impl FnOnce() -> String) {
         self.busy.borrow_mut().insert(who.to_string(), what());
     }
 
     /// `who` has finished.
-    fn done(&self, who: &str) {
+    pub fn done(&self, who: &str) {
         self.busy.borrow_mut().remove(who);
     }
 
@@ -259,17 +266,31 @@ async fn send_once(
 
 /// Where a consumer is in one partition.
 #[derive(Debug, Clone, Copy, Default)]
-struct Position {
+pub struct Position {
     offset: i64,
     /// The newest epoch heard of: a client does not go back to an older leader.
     epoch: i32,
     leader: Option<i32>,
 }
 
+impl Position {
+    /// To go on from this offset.
+    pub fn at(offset: i64) -> Self {
+        Position {
+            offset,
+            ..Position::default()
+        }
+    }
+
+    /// The next offset to read.
+    pub fn offset(&self) -> i64 {
+        self.offset
+    }
+}
+
 /// A consumer of a whole topic, from the beginning to wherever it ends.
 pub async fn consumer(work: Rc<Work>, number: u32, topic: String, partitions: i32) {
     let who = format!("consumer {number} of {topic}");
-    let client = &work.client;
     let mut positions: BTreeMap<i32, Position> = (0..partitions).map(|at| (at, Position::default())).collect();
     let mut connections: BTreeMap<i32, Connection> = BTreeMap::new();
     loop {
@@ -285,29 +306,52 @@ pub async fn consumer(work: Rc<Work>, number: u32, topic: String, partitions: i3
         if left.is_empty() {
             break;
         }
-        let Some(leader) = left.iter().find_map(|at| positions[at].leader) else {
-            for (at, (leader, epoch)) in client.leaders(&topic).await {
-                if let Some(position) = positions.get_mut(&at).filter(|position| position.epoch <= epoch) {
-                    (position.leader, position.epoch) = (Some(leader), epoch);
-                }
-            }
-            client.pause_ms(1, 20).await;
-            continue;
-        };
-        let asked: Vec<i32> = left
-            .into_iter()
-            .filter(|at| positions[at].leader == Some(leader))
-            .collect();
-        let fetched = fetch_some(&work, &mut connections, leader, &topic, &asked, &mut positions).await;
-        if fetched.is_err() || work.loses_patience() {
-            connections.remove(&leader);
-        }
-        if fetched.is_err() || client.world.draw(|random| random.permille(100)) {
-            // Others of its partitions may have moved.
-            positions.values_mut().for_each(|position| position.leader = None);
-        }
+        read_some(&work, &topic, left, &mut positions, &mut connections).await;
     }
     work.done(&who);
+}
+
+/// One step of a consumer that wants all of these.
+pub async fn consume_from(
+    work: &Work,
+    topic: &str,
+    positions: &mut BTreeMap<i32, Position>,
+    connections: &mut BTreeMap<i32, Connection>,
+) {
+    let wanted = positions.keys().copied().collect();
+    read_some(work, topic, wanted, positions, connections).await;
+}
+
+/// Reads on where somebody leads one of the wanted partitions, or looks for who does.
+async fn read_some(
+    work: &Work,
+    topic: &str,
+    wanted: Vec<i32>,
+    positions: &mut BTreeMap<i32, Position>,
+    connections: &mut BTreeMap<i32, Connection>,
+) {
+    let client = &work.client;
+    let Some(leader) = wanted.iter().find_map(|at| positions[at].leader) else {
+        for (at, (leader, epoch)) in client.leaders(topic).await {
+            if let Some(position) = positions.get_mut(&at).filter(|position| position.epoch <= epoch) {
+                (position.leader, position.epoch) = (Some(leader), epoch);
+            }
+        }
+        client.pause_ms(1, 20).await;
+        return;
+    };
+    let asked: Vec<i32> = wanted
+        .into_iter()
+        .filter(|at| positions[at].leader == Some(leader))
+        .collect();
+    let fetched = fetch_some(work, connections, leader, topic, &asked, positions).await;
+    if fetched.is_err() || work.loses_patience() {
+        connections.remove(&leader);
+    }
+    if fetched.is_err() || client.world.draw(|random| random.permille(100)) {
+        // Others of its partitions may have moved.
+        positions.values_mut().for_each(|position| position.leader = None);
+    }
 }
 
 async fn fetch_some(

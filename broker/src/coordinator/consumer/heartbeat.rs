@@ -146,6 +146,10 @@ impl Group {
         let state = self.consumer.as_ref()?;
         let request = &heartbeat.request;
         let member = state.members.get(&request.member_id)?;
+        if self.state_writing && self.expelling.contains(&request.member_id) {
+            // It may be out already: others may hear that first.
+            return None;
+        }
         let unchanged = request.member_epoch > JOINS
             && member.epoch == request.member_epoch
             && state.epoch == member.epoch
@@ -330,6 +334,7 @@ impl Group {
             }
             state.members.remove(id);
         }
+        self.expelling = ids.iter().cloned().collect();
         bump(&mut state, ctx.image);
         self.write_consumer(ctx, state, after);
     }

@@ -1,6 +1,7 @@
 //! One member on its way to what it shall have: gives up first, then gets, and never what another still has.
 
 use super::state::{add, contains, filtered, Assignment, ConsumerMember, ConsumerState, MemberPhase};
+use crate::planted::{self, Bug};
 use kafscale_codec::types::TopicId;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +41,10 @@ pub fn reconcile(
             ..member
         };
     }
-    let taken = taken_by_others(state, id);
+    let taken = match planted::is(Bug::AssignedTwice) {
+        true => Assignment::new(),
+        false => taken_by_others(state, id),
+    };
     let free = filtered(&member.target, |topic, index| !contains(&taken, topic, index));
     let phase = if free == member.target {
         MemberPhase::Stable
