@@ -4,7 +4,7 @@ use crate::broker_config::{broker_configs, topic_defaults, BrokerConfig};
 use crate::budget::ByteBudget;
 use crate::cluster::membership::Membership;
 use crate::cluster::reconciler::Reconciler;
-use crate::coordinator::host::{service_config, CoordinatorHost, GROUP_REQUESTS_MAX};
+use crate::coordinator::host::{service_config, CoordinatorHost, HostParts, GROUP_REQUESTS_MAX};
 use crate::coordinator::service::{inbox as coordinator_inbox, CoordinatorHandle, CoordinatorInbox, ServiceEnd};
 use crate::mailbox::{Inbox, ShardRequest, INBOX_CAPACITY};
 use crate::metrics::Metrics;
@@ -101,7 +101,7 @@ pub struct RunningShard {
     /// What its connections need.
     pub node: Rc<Node>,
     membership: Option<Rc<Membership>>,
-    coordinator: Option<CoordinatorHost>,
+    coordinator: Option<Rc<CoordinatorHost>>,
 }
 
 /// Takes a new incarnation, and finds the cluster, or founds it by the name `proposed_cluster_id`.
@@ -214,8 +214,8 @@ impl Assembly {
         (assembly, inboxes)
     }
 
-    /// Gives a shard life; the first one also registers the broker and looks after the cluster. With a coordinator's
-    /// inbox it also coordinates groups.
+    /// Gives a shard life; the first one also registers the broker and looks after the cluster, and with the
+    /// coordinator's inbox it coordinates groups.
     pub fn start_shard(
         &self,
         number: usize,
@@ -252,9 +252,14 @@ impl Assembly {
             runtime.spawn("reconcile", Box::pin(reconciler.run()));
             membership
         });
-        let coordinator = coordinator.map(|inbox| {
-            let config = service_config(&self.settings);
-            CoordinatorHost::start(&shard, &runtime, metastore.clone(), config, inbox)
+        let coordinator = coordinator.zip(membership.clone()).map(|(inbox, membership)| {
+            let parts = HostParts {
+                shard: shard.clone(),
+                runtime: runtime.clone(),
+                metastore: metastore.clone(),
+                membership,
+            };
+            CoordinatorHost::start(parts, service_config(&self.settings), inbox)
         });
         let node = Rc::new(Node {
             config: self.node_config(),

@@ -9,14 +9,14 @@
 //! /kafscale/v1/partitions/{topic id}/{partition:010}             PartitionRecord
 //! /kafscale/v1/streams/{stream:016x}                             StreamRecord
 //! /kafscale/v1/deleted/{topic id}                                DeletedTopicRecord
-//! /kafscale/v1/groups/{group}                                    opaque to this crate
-//! /kafscale/v1/offsets/{group}/{topic id}/{partition:010}        OffsetRecord
-//! /kafscale/v1/coordinators/{lane:010}                           opaque: who coordinates groups, and how far it is
+//! /kafscale/v1/groups/{slot:02}/{group}                          opaque to this crate
+//! /kafscale/v1/offsets/{slot:02}/{group}/{topic id}/{partition:010}   OffsetRecord
+//! /kafscale/v1/coordinators/{slot:02}                            opaque: who coordinates the slot's groups
 //! ```
 //!
 //! Topic ids are 32 lower-case hex digits. Group ids may be any string: in keys, every byte outside `A–Z a–z 0–9 . _ -`
-//! is `%` and two upper-case hex digits, so no group's keys lie under another group's prefix. Keys sort as their
-//! numbers do. [`Key::parse`] accepts exactly what the functions here write.
+//! is `%` and two upper-case hex digits, so no group's keys lie under another group's. Groups are spread over
+//! [`GROUP_SLOTS`] slots by a hash of their id. Keys sort as their numbers do. [`Key::parse`] accepts exactly what the functions here write.
 
 mod encoding;
 mod records;
@@ -47,10 +47,9 @@ pub const PARTITIONS_PREFIX: &[u8] = b"/kafscale/v1/partitions/";
 pub const STREAMS_PREFIX: &[u8] = b"/kafscale/v1/streams/";
 /// Start of [`deleted_key`]s.
 pub const DELETED_PREFIX: &[u8] = b"/kafscale/v1/deleted/";
-/// Start of [`group_key`]s.
-pub const GROUPS_PREFIX: &[u8] = b"/kafscale/v1/groups/";
-/// Start of [`offset_key`]s.
-pub const OFFSETS_PREFIX: &[u8] = b"/kafscale/v1/offsets/";
+
+/// Slots that groups are spread over; each has one coordinator at a time. Keys depend on the number: it never changes.
+pub const GROUP_SLOTS: u32 = 16;
 
 /// Numbers of write-ahead streams.
 pub const STREAM_COUNTER: &str = "streams";
@@ -104,28 +103,43 @@ pub fn deleted_key(topic_id: TopicId) -> Bytes {
     Bytes::from(format!("/kafscale/v1/deleted/{}", hex(topic_id)))
 }
 
+/// The slot of a group: FNV-1a, so that it is the same on every machine and in every version.
+pub fn group_slot(group: &str) -> u32 {
+    let hash = group.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    ((hash ^ (hash >> 32)) % u64::from(GROUP_SLOTS)) as u32
+}
+
+/// Start of the [`group_key`]s of a slot.
+pub fn groups_prefix(slot: u32) -> Bytes {
+    Bytes::from(format!("/kafscale/v1/groups/{slot:02}/"))
+}
+
+/// Start of the [`offset_key`]s of a slot.
+pub fn offsets_prefix(slot: u32) -> Bytes {
+    Bytes::from(format!("/kafscale/v1/offsets/{slot:02}/"))
+}
+
 /// Key of a group's state.
 pub fn group_key(group: &str) -> Bytes {
-    Bytes::from(format!("/kafscale/v1/groups/{}", escape(group)))
+    let slot = group_slot(group);
+    Bytes::from(format!("/kafscale/v1/groups/{slot:02}/{}", escape(group)))
 }
 
 /// Key of an [`OffsetRecord`].
 pub fn offset_key(group: &str, topic_id: TopicId, partition: i32) -> Bytes {
+    let slot = group_slot(group);
     Bytes::from(format!(
-        "/kafscale/v1/offsets/{}/{}/{partition:010}",
+        "/kafscale/v1/offsets/{slot:02}/{}/{}/{partition:010}",
         escape(group),
         hex(topic_id)
     ))
 }
 
-/// Start of the keys of all offsets of a group, and of no other group's.
-pub fn offsets_prefix(group: &str) -> Bytes {
-    Bytes::from(format!("/kafscale/v1/offsets/{}/", escape(group)))
-}
-
-/// Key that every transaction of a group coordinator compares and changes. Groups are spread over a few lanes.
-pub fn coordinator_key(lane: i32) -> Bytes {
-    Bytes::from(format!("/kafscale/v1/coordinators/{lane:010}"))
+/// Key that tells who coordinates the groups of a slot. Every transaction of that coordinator compares and changes it.
+pub fn coordinator_key(slot: u32) -> Bytes {
+    Bytes::from(format!("/kafscale/v1/coordinators/{slot:02}"))
 }
 
 /// What a key names.
@@ -158,8 +172,8 @@ pub enum Key {
         /// The partition.
         partition: i32,
     },
-    /// A lane of the group coordinator.
-    Coordinator(i32),
+    /// Who coordinates a slot of groups.
+    Coordinator(u32),
 }
 
 impl Key {
@@ -180,18 +194,22 @@ impl Key {
             }
             "streams" => Some(Key::Stream(parse_stream(rest)?)),
             "deleted" => Some(Key::Deleted(parse_topic_id(rest)?)),
-            "groups" => Some(Key::Group(unescape(rest)?)),
+            "groups" => {
+                let (slot, group) = rest.split_once('/')?;
+                Some(Key::Group(parse_group(slot, group)?))
+            }
             "offsets" => {
+                let (slot, rest) = rest.split_once('/')?;
                 let (group, rest) = rest.split_once('/')?;
                 let (topic_id, partition) = rest.split_once('/')?;
                 let (topic_id, partition) = (parse_topic_id(topic_id)?, parse_decimal(partition)?);
                 Some(Key::Offset {
-                    group: unescape(group)?,
+                    group: parse_group(slot, group)?,
                     topic_id,
                     partition,
                 })
             }
-            "coordinators" => Some(Key::Coordinator(parse_decimal(rest)?)),
+            "coordinators" => Some(Key::Coordinator(parse_slot(rest)?)),
             _ => None,
         }
     }
@@ -213,7 +231,7 @@ impl Key {
                 topic_id,
                 partition,
             } => offset_key(group, *topic_id, *partition),
-            Key::Coordinator(lane) => coordinator_key(*lane),
+            Key::Coordinator(slot) => coordinator_key(*slot),
         }
     }
 }
@@ -247,6 +265,17 @@ fn parse_stream(text: &str) -> Option<u64> {
 /// Exactly ten digits; signs, which `i32::from_str` takes, are not written for numbers from 0.
 fn parse_decimal(text: &str) -> Option<i32> {
     (text.len() == 10 && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+fn parse_slot(text: &str) -> Option<u32> {
+    let digits = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok())?.filter(|slot| *slot < GROUP_SLOTS)
+}
+
+/// A group where it belongs.
+fn parse_group(slot: &str, group: &str) -> Option<String> {
+    let group = unescape(group)?;
+    (parse_slot(slot)? == group_slot(&group)).then_some(group)
 }
 
 fn lower_hex_digit(byte: u8) -> Option<u8> {

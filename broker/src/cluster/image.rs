@@ -141,6 +141,12 @@ pub fn preferred_broker(image: &ClusterImage, topic: TopicId, partition: i32) ->
         .max_by_key(|id| (weight(topic, partition, u64::from(id.unsigned_abs())), *id))
 }
 
+/// The live broker that should coordinate the groups of a slot.
+pub fn coordinating_broker(image: &ClusterImage, slot: u32) -> Option<i32> {
+    // No topic has this id.
+    preferred_broker(image, TopicId::default(), slot as i32)
+}
+
 /// The partitions of a topic that a broker should own, each with the shard for it: in turn, so that a few partitions
 /// spread evenly (docs/decisions/0002).
 pub fn preferred_shards<'a>(

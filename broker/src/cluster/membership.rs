@@ -2,7 +2,7 @@
 
 use super::image::{ClusterImage, Leader, TopicImage};
 use crate::mailbox::{Inbox, ShardRequest};
-use crate::runtime::Runtime;
+use crate::runtime::{Instant, Runtime};
 use kafscale_metastore::brokers::register_broker;
 use kafscale_metastore::keys::{
     BrokerRecord, Key, PartitionRecord, RecordError, TopicRecord, BROKERS_PREFIX, PARTITIONS_PREFIX, TOPICS_PREFIX,
@@ -62,6 +62,8 @@ pub struct Membership {
     loaded: RefCell<[bool; 3]>,
     changed: (async_channel::Sender<()>, async_channel::Receiver<()>),
     stopped: Cell<bool>,
+    /// The present registration: which one it is, and until when it surely lasts.
+    registered: Cell<(u64, Instant)>,
 }
 
 impl Membership {
@@ -88,6 +90,7 @@ impl Membership {
             loaded: RefCell::default(),
             changed: async_channel::bounded(1),
             stopped: Cell::new(false),
+            registered: Cell::new((0, Instant::ZERO)),
         })
     }
 
@@ -112,9 +115,24 @@ impl Membership {
         let _ = self.changed.0.try_send(());
     }
 
+    /// The number of the registration, if it surely lasts; another one means that the broker was not registered for a
+    /// while, and others may have taken what it had. Ends before the metastore lets the lease lapse, as far as the clocks
+    /// run at the same speed within a tenth.
+    pub fn term(&self) -> Option<u64> {
+        let (term, until) = self.registered.get();
+        (self.runtime.now() < until).then_some(term)
+    }
+
+    fn renewed(&self, asked: Instant, anew: bool) {
+        let (term, _) = self.registered.get();
+        let until = asked.saturating_add(self.lease_ttl - self.lease_ttl / 10);
+        self.registered.set((term + u64::from(anew), until));
+    }
+
     async fn stay_registered(self: Rc<Self>) {
         let mut lease: Option<LeaseId> = None;
         while !self.stopped.get() {
+            let asked = self.runtime.now();
             let renewed = match lease {
                 Some(lease) => self
                     .metastore
@@ -126,6 +144,7 @@ impl Membership {
             };
             let pause = match renewed {
                 Ok(kept) => {
+                    self.renewed(asked, lease.is_none());
                     lease = Some(kept);
                     self.lease_ttl / 3
                 }
@@ -144,6 +163,7 @@ impl Membership {
             };
             self.runtime.sleep(pause).await;
         }
+        self.registered.set((0, Instant::ZERO));
         if let Some(lease) = lease {
             if let Err(error) = self.metastore.lease_revoke(lease).await {
                 log::warn!("revoke the lease: {error}; it lapses by itself");

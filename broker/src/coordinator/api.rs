@@ -87,7 +87,7 @@ pub enum GroupRequest {
     DeleteOffsets(DeleteOffsets),
     /// DescribeGroups.
     Describe {
-        /// The groups.
+        /// The groups; to a service, of one slot.
         groups: Vec<String>,
     },
     /// ListGroups.
@@ -101,7 +101,7 @@ pub enum GroupRequest {
     ConsumerHeartbeat(Box<ConsumerHeartbeat>),
     /// ConsumerGroupDescribe.
     DescribeConsumers {
-        /// The groups.
+        /// The groups; to a service, of one slot.
         groups: Vec<String>,
     },
     /// DeleteGroups, one of them.
@@ -260,7 +260,7 @@ pub enum GroupReply {
 }
 
 impl GroupRequest {
-    /// The group that it is about, if it is about one.
+    /// The group that it is about, if it is about one; the first of those described, which share a slot.
     pub fn group_id(&self) -> Option<&str> {
         match self {
             GroupRequest::Join(join) => Some(&join.group_id),
@@ -272,11 +272,10 @@ impl GroupRequest {
             GroupRequest::DeleteOffsets(delete) => Some(&delete.group_id),
             GroupRequest::ConsumerHeartbeat(heartbeat) => Some(&heartbeat.request.group_id),
             GroupRequest::DeleteGroup { group_id } => Some(group_id),
-            GroupRequest::Describe { .. }
-            | GroupRequest::DescribeConsumers { .. }
-            | GroupRequest::List { .. }
-            | GroupRequest::TopicsDeleted { .. }
-            | GroupRequest::ExpireOffsets => None,
+            GroupRequest::Describe { groups } | GroupRequest::DescribeConsumers { groups } => {
+                groups.first().map(String::as_str)
+            }
+            GroupRequest::List { .. } | GroupRequest::TopicsDeleted { .. } | GroupRequest::ExpireOffsets => None,
         }
     }
 

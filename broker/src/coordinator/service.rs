@@ -1,16 +1,16 @@
 //! The coordinator at work: requests in, records to the metastore, replies out.
 //!
-//! Groups are spread over a few *lanes*. A lane has one transaction on its way at a time, made of all writes that wait,
-//! so the records of a group arrive in order and commits of many members share a transaction. Every transaction moves
-//! the lane's key from the value that the previous one left to a new one. That one comparison does three things: it
-//! fences (a successor has put its own value there), it makes a retry safe (of all copies of a transaction, late ones
+//! A service coordinates the groups of one slot. It has one transaction on its way at a time, made of all writes that
+//! wait, so the records of a group arrive in order and commits of many members share a transaction. Every transaction
+//! moves the slot's key from the value that the previous one left to a new one. That one comparison does three things:
+//! it fences (a successor has put its own value there), it makes a retry safe (of all copies of a transaction, late ones
 //! included, only one can find the old value), and it tells after an unknown outcome whether the transaction counts.
 
 mod handle;
-mod lanes;
+mod lane;
 
 pub use handle::{inbox, CoordinatorHandle, CoordinatorInbox, GroupMessage, PendingReply};
-pub use lanes::LANES;
+pub use lane::Holder;
 
 use super::{GroupConfig, GroupReply, GroupRequest, Groups, Now, Output, Record, ReplyToken};
 use crate::cluster::image::ClusterImage;
@@ -19,10 +19,10 @@ use futures::channel::oneshot;
 use futures::future::{select, Either};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::types::TopicId;
-use kafscale_metastore::keys::{TopicRecord, GROUPS_PREFIX, OFFSETS_PREFIX, TOPICS_PREFIX};
+use kafscale_metastore::keys::{groups_prefix, offsets_prefix, TopicRecord, TOPICS_PREFIX};
 use kafscale_metastore::operation::{read_all, OperationError};
 use kafscale_metastore::{Compare, Metastore, MetastoreError};
-use lanes::{lane_of, Lane};
+use lane::Lane;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -62,6 +62,10 @@ pub struct ServiceParts {
     pub runtime: Rc<dyn Runtime>,
     /// Where groups and offsets are.
     pub metastore: Rc<dyn Metastore>,
+    /// Which groups it coordinates.
+    pub slot: u32,
+    /// The broker that it is part of.
+    pub holder: Holder,
     /// Conditions of every transaction besides the lane's own, such as "this broker is registered".
     pub fences: Vec<Compare>,
     /// The cluster as it is now: groups of the consumer protocol are assigned by it.
@@ -87,18 +91,30 @@ pub enum ServiceEnd {
     },
 }
 
-/// The coordinator of one broker. All of it lives on one shard.
+/// How far a service is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It takes the slot, or reads what is stored.
+    Loading,
+    /// Another broker has the slot still.
+    Waiting,
+    /// It serves.
+    Serving,
+    /// That was it.
+    Ended,
+}
+
+/// The coordinator of one slot of groups. All of it lives on one shard.
 pub struct CoordinatorService {
     parts: ServiceParts,
     config: ServiceConfig,
     inbox: async_channel::Receiver<GroupMessage>,
     state: RefCell<State>,
-    lane_wakes: Vec<Wake>,
+    lane_wake: Wake,
     timer_wake: Wake,
-    /// Closed once the groups are loaded.
-    loaded: async_channel::Receiver<()>,
-    loading: async_channel::Sender<()>,
-    ended: Cell<bool>,
+    phase: Cell<Phase>,
+    /// Nobody cares any more whether successors have to wait.
+    hurried: Cell<bool>,
     fenced: Cell<bool>,
 }
 
@@ -106,7 +122,7 @@ struct State {
     groups: Groups,
     replies: HashMap<ReplyToken, oneshot::Sender<GroupReply>>,
     next_token: u64,
-    lanes: Vec<Lane>,
+    lane: Lane,
     /// The deadline that the timer task sleeps for.
     armed: Option<u64>,
 }
@@ -142,34 +158,30 @@ impl CoordinatorService {
             groups: Groups::new(config.groups.clone()),
             replies: HashMap::new(),
             next_token: 0,
-            lanes: (0..LANES).map(|lane| Lane::new(coordinator, lane)).collect(),
+            lane: Lane::new(parts.slot, parts.holder, coordinator),
             armed: None,
         };
-        let (loading, loaded) = async_channel::bounded(1);
         let service = CoordinatorService {
             parts,
-            loaded,
-            loading,
             config,
             inbox: inbox.0,
             state: RefCell::new(state),
-            lane_wakes: (0..LANES).map(|_| Wake::new()).collect(),
+            lane_wake: Wake::new(),
             timer_wake: Wake::new(),
-            ended: Cell::new(false),
+            phase: Cell::new(Phase::Loading),
+            hurried: Cell::new(false),
             fenced: Cell::new(false),
         };
         Rc::new(service)
     }
 
-    /// Completes once the groups are loaded, or cannot be.
-    pub async fn loaded(&self) {
-        // Nothing is ever sent: the channel closes.
-        let _ = self.loaded.recv().await;
+    /// How far it is.
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
     }
 
-    /// Whether [`CoordinatorService::run`] has ended.
-    pub fn has_ended(&self) -> bool {
-        self.ended.get()
+    fn has_ended(&self) -> bool {
+        self.phase.get() == Phase::Ended
     }
 
     /// Drops the offsets of topics that no longer exist. `is_known` spares topics that surely do; of the others the
@@ -180,7 +192,7 @@ impl CoordinatorService {
     pub async fn forget_deleted_topics(&self, is_known: impl Fn(TopicId) -> bool) -> Result<(), OperationError> {
         let mut topic_ids = self.state.borrow().groups.topics_with_offsets();
         topic_ids.retain(|id| !is_known(*id));
-        if topic_ids.is_empty() || self.ended.get() {
+        if topic_ids.is_empty() || self.has_ended() {
             return Ok(());
         }
         for item in read_all(&*self.parts.metastore, TOPICS_PREFIX).await?.items {
@@ -191,8 +203,12 @@ impl CoordinatorService {
             topic_ids.remove(&topic.topic_id);
         }
         let topic_ids: Vec<TopicId> = topic_ids.into_iter().collect();
-        if !topic_ids.is_empty() && !self.ended.get() {
-            log::info!("offsets of {} deleted topics go", topic_ids.len());
+        if !topic_ids.is_empty() && !self.has_ended() {
+            log::info!(
+                "offsets of {} deleted topics go from slot {}",
+                topic_ids.len(),
+                self.parts.slot
+            );
             let (reply, _) = oneshot::channel();
             let request = GroupRequest::TopicsDeleted { topic_ids };
             self.handle(GroupMessage { request, reply });
@@ -200,25 +216,30 @@ impl CoordinatorService {
         Ok(())
     }
 
-    /// Takes no more requests; [`CoordinatorService::run`] ends once what was accepted is stored.
-    pub fn stop(&self) {
+    /// Takes no more requests; [`CoordinatorService::run`] ends once what was accepted is stored and the slot is free
+    /// for another broker.
+    pub fn hand_over(&self) {
         self.inbox.close();
     }
 
-    /// Fences the predecessor, loads all groups, and serves until it is stopped or fenced. Who asks meanwhile hears
-    /// that the coordinator is loading.
+    /// Takes no more requests; [`CoordinatorService::run`] ends once what was accepted is stored. The broker ends, too.
+    pub fn stop(&self) {
+        self.hurried.set(true);
+        self.inbox.close();
+    }
+
+    /// Takes the slot, loads its groups, and serves until it is stopped or fenced. Who asks meanwhile hears that the
+    /// coordinator is loading.
     pub async fn run(self: Rc<Self>) -> ServiceEnd {
         let end = match self.load_while_refusing().await {
             Ok(()) => {
-                for lane in 0..LANES {
-                    let service = self.clone();
-                    self.spawn("group-writes", async move { service.lane_loop(lane).await });
-                }
+                let service = self.clone();
+                self.spawn("group-writes", async move { service.lane_loop().await });
                 let service = self.clone();
                 self.spawn("group-timers", async move { service.timer_loop().await });
                 let service = self.clone();
                 self.spawn("offset-expiry", async move { service.expiry_loop().await });
-                self.loading.close();
+                self.phase.set(Phase::Serving);
                 self.serve().await
             }
             Err(end) => end,
@@ -227,11 +248,13 @@ impl CoordinatorService {
         while let Ok(message) = self.inbox.try_recv() {
             drop(message); // Its sender hears that this is no coordinator.
         }
-        self.ended.set(true);
-        self.loading.close();
-        self.lane_wakes.iter().for_each(Wake::wake);
+        self.phase.set(Phase::Ended);
+        self.lane_wake.wake();
         self.timer_wake.wake();
         self.state.borrow_mut().replies.clear();
+        if end == ServiceEnd::Stopped {
+            self.hand_over_lane(|| self.hurried.get()).await;
+        }
         end
     }
 
@@ -261,13 +284,12 @@ impl CoordinatorService {
     }
 
     async fn load(&self) -> Result<(), ServiceEnd> {
-        for lane in 0..LANES {
-            self.claim_lane(lane).await?;
-        }
-        for prefix in [GROUPS_PREFIX, OFFSETS_PREFIX] {
+        self.claim_lane().await?;
+        self.phase.set(Phase::Loading);
+        for prefix in [groups_prefix(self.parts.slot), offsets_prefix(self.parts.slot)] {
             let mut pause = RETRY_MIN;
             let listing = loop {
-                match read_all(&*self.parts.metastore, prefix).await {
+                match read_all(&*self.parts.metastore, &prefix).await {
                     Ok(listing) => break listing,
                     Err(error) => self.back_off(&mut pause, "load groups", &error).await,
                 }
@@ -350,9 +372,8 @@ impl CoordinatorService {
             }
         }
         for write in out.writes {
-            let lane = lane_of(&write.group);
-            state.lanes[lane].queue.push_back(write);
-            self.lane_wakes[lane].wake();
+            state.lane.queue.push_back(write);
+            self.lane_wake.wake();
         }
         let next = state.groups.next_deadline();
         if next.is_some_and(|next| state.armed.is_none_or(|armed| next < armed)) {
@@ -361,7 +382,7 @@ impl CoordinatorService {
     }
 
     async fn timer_loop(&self) {
-        while !self.ended.get() {
+        while !self.has_ended() {
             let now = self.now();
             let next = self.state.borrow().groups.next_deadline();
             if next.is_some_and(|next| next <= now.monotonic_ms) {
@@ -390,7 +411,7 @@ impl CoordinatorService {
                 let nap = (self.config.expiry_interval - slept).min(Duration::from_secs(1));
                 self.parts.runtime.sleep(nap).await;
                 slept += nap;
-                if self.ended.get() {
+                if self.has_ended() {
                     return;
                 }
             }

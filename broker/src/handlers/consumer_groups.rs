@@ -29,14 +29,19 @@ pub(super) async fn heartbeat(context: Context, request: ConsumerGroupHeartbeatR
 
 pub(super) async fn describe(context: Context, request: ConsumerGroupDescribeRequest) -> Reply {
     let with_operations = request.include_authorized_operations;
-    let groups = request.group_ids;
-    let describe = GroupRequest::DescribeConsumers { groups };
-    let pending = context.node.coordinator.submit(describe).await;
+    let mut pending = Vec::with_capacity(request.group_ids.len());
+    for group in request.group_ids {
+        let describe = GroupRequest::DescribeConsumers { groups: vec![group] };
+        pending.push(context.node.coordinator.submit(describe).await);
+    }
     context.later(async move {
-        let mut groups = match pending.reply().await {
-            GroupReply::DescribedConsumers(groups) => groups,
-            other => mismatch(&other),
-        };
+        let mut groups = Vec::with_capacity(pending.len());
+        for pending in pending {
+            match pending.reply().await {
+                GroupReply::DescribedConsumers(described) => groups.extend(described),
+                other => mismatch(&other),
+            }
+        }
         if with_operations {
             let described = groups.iter_mut().filter(|group| group.error_code == ErrorCode::NONE);
             described.for_each(|group| group.authorized_operations = ALL_GROUP_OPERATIONS);

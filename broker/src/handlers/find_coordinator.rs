@@ -1,11 +1,12 @@
 //! FindCoordinator 0–6: one key a request, several from version 4.
 //!
-//! One broker coordinates all groups, as it is the only one. Clients are sent to it as Metadata names it.
+//! Clients are sent to the broker that should have the group's slot, as Metadata names it.
 
 use super::{Context, Reply};
-use crate::cluster::image::{ClusterImage, NodeAddress};
+use crate::cluster::image::{coordinating_broker, ClusterImage, NodeAddress};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
+use kafscale_metastore::keys::group_slot;
 
 const KEY_TYPE_GROUP: i8 = 0;
 const KEY_TYPE_TRANSACTION: i8 = 1;
@@ -19,14 +20,16 @@ type Refusal = (ErrorCode, &'static str);
 pub(super) fn handle(context: Context, request: FindCoordinatorRequest) -> Reply {
     let version = context.version();
     let image = context.node.image();
-    let broker_id = context.node.config.broker_id;
     let keys = if version >= KEYS_OF_MANY {
         request.coordinator_keys
     } else {
         vec![request.key]
     };
-    let found = find(&image, broker_id, request.key_type);
-    let mut coordinators: Vec<Coordinator> = keys.into_iter().map(|key| answer(key, &found)).collect();
+    let find = |key: String| {
+        let found = find(&image, &key, request.key_type);
+        answer(key, found)
+    };
+    let mut coordinators: Vec<Coordinator> = keys.into_iter().map(find).collect();
     if version >= KEYS_OF_MANY {
         return context.ready(FindCoordinatorResponse {
             coordinators,
@@ -45,14 +48,14 @@ pub(super) fn handle(context: Context, request: FindCoordinatorRequest) -> Reply
 }
 
 /// The node whose first shard has the coordinator: that saves the hop where shards are nodes of their own.
-fn find(image: &ClusterImage, broker_id: i32, key_type: i8) -> Result<NodeAddress<'_>, Refusal> {
+fn find<'a>(image: &'a ClusterImage, key: &str, key_type: i8) -> Result<NodeAddress<'a>, Refusal> {
     match key_type {
         KEY_TYPE_GROUP => {
-            let node_id = image.node_id(broker_id, 0);
-            image.nodes().find(|node| node.node_id == node_id).ok_or((
-                ErrorCode::COORDINATOR_NOT_AVAILABLE,
-                "this broker is not registered yet",
-            ))
+            let node_id = coordinating_broker(image, group_slot(key)).map(|broker_id| image.node_id(broker_id, 0));
+            image
+                .nodes()
+                .find(|node| Some(node.node_id) == node_id)
+                .ok_or((ErrorCode::COORDINATOR_NOT_AVAILABLE, "no broker is registered yet"))
         }
         // Fatal to the producer, which says so at once, as with InitProducerId.
         KEY_TYPE_TRANSACTION => Err((
@@ -66,7 +69,7 @@ fn find(image: &ClusterImage, broker_id: i32, key_type: i8) -> Result<NodeAddres
     }
 }
 
-fn answer(key: String, found: &Result<NodeAddress<'_>, Refusal>) -> Coordinator {
+fn answer(key: String, found: Result<NodeAddress<'_>, Refusal>) -> Coordinator {
     match found {
         Ok(node) => Coordinator {
             key,
@@ -79,7 +82,7 @@ fn answer(key: String, found: &Result<NodeAddress<'_>, Refusal>) -> Coordinator 
             key,
             node_id: -1,
             port: -1,
-            error_code: *error_code,
+            error_code,
             error_message: Some(message.to_string()),
             ..Default::default()
         },

@@ -129,13 +129,19 @@ pub(super) async fn leave(context: Context, request: LeaveGroupRequest) -> Reply
 pub(super) async fn describe(context: Context, request: DescribeGroupsRequest) -> Reply {
     let version = context.version();
     let with_operations = request.include_authorized_operations;
-    let groups = request.groups;
-    let pending = context.node.coordinator.submit(GroupRequest::Describe { groups }).await;
+    let mut pending = Vec::with_capacity(request.groups.len());
+    for group in request.groups {
+        let groups = vec![group];
+        pending.push(context.node.coordinator.submit(GroupRequest::Describe { groups }).await);
+    }
     context.later(async move {
-        let mut groups = match pending.reply().await {
-            GroupReply::Described(groups) => groups,
-            other => mismatch(&other),
-        };
+        let mut groups = Vec::with_capacity(pending.len());
+        for pending in pending {
+            match pending.reply().await {
+                GroupReply::Described(described) => groups.extend(described),
+                other => mismatch(&other),
+            }
+        }
         for group in &mut groups {
             if version < DESCRIBE_MISSING_IS_AN_ERROR && group.error_code == ErrorCode::GROUP_ID_NOT_FOUND {
                 group.error_code = ErrorCode::NONE;

@@ -171,8 +171,7 @@ impl Cluster {
         }
         let settings = Arc::new(settings);
         let (assembly, inboxes) = Assembly::new(settings, self.shape.tuning, broker, cluster_id);
-        // Brokers do not yet agree on who coordinates which groups: only a broker that is alone does.
-        let mut coordinator = (self.shape.brokers == 1).then_some(inboxes.coordinator);
+        let mut coordinator = Some(inboxes.coordinator);
         for (number, inbox) in inboxes.shards.into_iter().enumerate() {
             let seams = Seams {
                 runtime: SimRuntime::new(&self.world, process, skew_ms),

@@ -129,11 +129,7 @@ fn draw_plan(random: &mut Random, shape: &Shape) -> Plan {
     let topics: Vec<(String, i32)> = (0..random.between(1, 2))
         .map(|at| (format!("t{at}"), random.between(1, 3) as i32))
         .collect();
-    let count = match shape.brokers {
-        1 => random.between(0, 3) as u32,
-        // Brokers do not yet agree on who coordinates which groups.
-        _ => 0,
-    };
+    let count = random.between(0, 3) as u32;
     let groups = (0..count).map(|at| draw_group(random, shape, &topics, at)).collect();
     Plan {
         groups,

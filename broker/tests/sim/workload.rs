@@ -322,7 +322,7 @@ pub async fn consume_from(
     read_some(work, topic, wanted, positions, connections).await;
 }
 
-/// Reads on where somebody leads one of the wanted partitions, or looks for who does.
+/// Reads on from the leader of one of the wanted partitions, or looks for it.
 async fn read_some(
     work: &Work,
     topic: &str,
@@ -331,7 +331,7 @@ async fn read_some(
     connections: &mut BTreeMap<i32, Connection>,
 ) {
     let client = &work.client;
-    let Some(leader) = wanted.iter().find_map(|at| positions[at].leader) else {
+    let Some(leader) = positions[&client.world.draw(|random| *random.pick(&wanted))].leader else {
         for (at, (leader, epoch)) in client.leaders(topic).await {
             if let Some(position) = positions.get_mut(&at).filter(|position| position.epoch <= epoch) {
                 (position.leader, position.epoch) = (Some(leader), epoch);

@@ -23,8 +23,12 @@ fn keys_are_spelled_as_documented() {
             topic_id: TOPIC,
             partition: 0
         }),
-        "/kafscale/v1/offsets/a%2Fb%25/00112233445566778899aabbccddeeff/0000000000"
+        format!(
+            "/kafscale/v1/offsets/{:02}/a%2Fb%25/00112233445566778899aabbccddeeff/0000000000",
+            group_slot("a/b%")
+        )
     );
+    assert_eq!(spelled(Key::Coordinator(7)), "/kafscale/v1/coordinators/07");
 }
 
 #[test]
@@ -38,25 +42,42 @@ fn keys_of_another_spelling_are_not_read() {
         "/kafscale/v1/streams/000000000000BEEF",
         "/kafscale/v1/deleted/00112233445566778899AABBCCDDEEFF",
         "/kafscale/v1/partitions/00112233445566778899aabbccddeeff/",
-        "/kafscale/v1/groups/%41",
-        "/kafscale/v1/groups/%2f",
-        "/kafscale/v1/groups/a b",
-        "/kafscale/v1/groups/%FF",
-        "/kafscale/v1/groups/%2",
+        "/kafscale/v1/coordinators/16",
+        "/kafscale/v1/coordinators/7",
     ] {
         assert_eq!(Key::parse(key.as_bytes()), None, "{key}");
     }
+    for group in ["%41", "%2f", "a b", "%FF", "%2"] {
+        let parsed = (0..GROUP_SLOTS)
+            .filter_map(|slot| Key::parse(format!("/kafscale/v1/groups/{slot:02}/{group}").as_bytes()))
+            .next();
+        assert_eq!(parsed, None, "{group}");
+    }
+}
+
+/// Stored keys depend on it.
+#[test]
+fn the_slot_of_a_group_never_changes() {
+    let slots = ["", "g", "group-1", "ä"].map(group_slot);
+    assert_eq!(slots, [1, 10, 1, 5]);
+    let mut counts = [0; GROUP_SLOTS as usize];
+    (0..1600).for_each(|at| counts[group_slot(&format!("group-{at}")) as usize] += 1);
+    assert!(counts.iter().all(|count| (60..140).contains(count)), "{counts:?}");
 }
 
 #[test]
-fn no_groups_offsets_lie_under_another_groups_prefix() {
-    let groups = ["", "a", "a/", "a/b", "a%2Fb", "ab", "/", "ä"];
-    for one in groups {
-        for other in groups {
-            let key = offset_key(other, TOPIC, 1);
-            assert_eq!(key.starts_with(&offsets_prefix(one)), one == other, "{one:?} {other:?}");
+fn a_groups_keys_lie_in_its_slot_and_nowhere_else() {
+    for group in ["", "a", "a/", "a/b", "a%2Fb", "ab", "/", "ä"] {
+        let (state, offset) = (group_key(group), offset_key(group, TOPIC, 1));
+        for slot in 0..GROUP_SLOTS {
+            let here = slot == group_slot(group);
+            assert_eq!(state.starts_with(&groups_prefix(slot)), here, "{group}");
+            assert_eq!(offset.starts_with(&offsets_prefix(slot)), here, "{group}");
         }
+        assert_eq!(Key::parse(&state), Some(Key::Group(group.into())));
     }
+    let elsewhere = format!("/kafscale/v1/groups/{:02}/a", (group_slot("a") + 1) % GROUP_SLOTS);
+    assert_eq!(Key::parse(elsewhere.as_bytes()), None, "one key for each group");
 }
 
 #[test]
@@ -124,7 +145,7 @@ fn any_key() -> impl Strategy<Value = Key> {
             topic_id,
             partition
         }),
-        (0..=i32::MAX).prop_map(Key::Coordinator),
+        (0..GROUP_SLOTS).prop_map(Key::Coordinator),
     ]
 }
 

@@ -1,14 +1,15 @@
 //! The way to the coordinator: from any shard, in order, with an answer even if there is no coordinator any more.
 
 use super::super::{GroupReply, GroupRequest};
+use async_channel::TrySendError;
 use futures::channel::oneshot;
 use kafscale_codec::error_code::ErrorCode;
 
 /// A request with the way back.
 #[derive(Debug)]
 pub struct GroupMessage {
-    pub(super) request: GroupRequest,
-    pub(super) reply: oneshot::Sender<GroupReply>,
+    pub(in super::super) request: GroupRequest,
+    pub(in super::super) reply: oneshot::Sender<GroupReply>,
 }
 
 /// How other shards reach the coordinator.
@@ -19,7 +20,7 @@ pub struct CoordinatorHandle {
 
 /// The coordinator's side: whoever has it coordinates.
 #[derive(Debug)]
-pub struct CoordinatorInbox(pub(super) async_channel::Receiver<GroupMessage>);
+pub struct CoordinatorInbox(pub(in super::super) async_channel::Receiver<GroupMessage>);
 
 /// A way to a coordinator that may still have to start. `capacity` requests wait in it before their senders do.
 pub fn inbox(capacity: usize) -> (CoordinatorHandle, CoordinatorInbox) {
@@ -40,6 +41,15 @@ impl CoordinatorHandle {
         self.submit(request).await.reply().await
     }
 
+    /// Passes a request on that came to another inbox. One that has no room for it is as good as loading still.
+    pub(in super::super) fn forward(&self, message: GroupMessage) {
+        match self.inbox.try_send(message) {
+            Ok(()) => {}
+            Err(TrySendError::Full(message)) => message.refuse(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS),
+            Err(TrySendError::Closed(message)) => message.refuse(ErrorCode::NOT_COORDINATOR),
+        }
+    }
+
     /// Puts a request into the inbox, waiting for room. Requests of one sender are handled in the order in which this
     /// returned.
     pub async fn submit(&self, request: GroupRequest) -> PendingReply {
@@ -48,6 +58,14 @@ impl CoordinatorHandle {
         // A closed inbox drops the sender with the message, and the reply says so.
         let _ = self.inbox.send(GroupMessage { request, reply: sender }).await;
         PendingReply { reply, refusal }
+    }
+}
+
+impl GroupMessage {
+    /// Answers nothing but `error`.
+    pub(in super::super) fn refuse(self, error: ErrorCode) {
+        // Whoever asked may have gone.
+        let _ = self.reply.send(self.request.refuse(error));
     }
 }
 

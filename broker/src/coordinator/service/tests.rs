@@ -1,4 +1,4 @@
-use super::lanes::put;
+use super::lane::put;
 use super::*;
 use crate::cluster::image::ClusterImage;
 use crate::coordinator::{Commit, CommitOffset, FetchOffsets, Join};
@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::executor::{LocalPool, LocalSpawner};
 use futures::task::LocalSpawnExt;
 use kafscale_metastore::faulty::{Call, CallFate, FaultPolicy, FaultyMetastore};
+use kafscale_metastore::keys::group_slot;
 use kafscale_metastore::keys::OffsetRecord;
 use kafscale_metastore::memory::MemoryMetastore;
 use kafscale_metastore::topics::{create_topic, delete_topic, NewTopic};
@@ -92,6 +93,11 @@ impl Lab {
 
     fn start_with(&self, metastore: Rc<dyn Metastore>, fences: Vec<Compare>) -> Running {
         let parts = ServiceParts {
+            slot: group_slot("g"),
+            holder: Holder {
+                broker_id: 1,
+                incarnation: 1,
+            },
             runtime: self.runtime.clone(),
             metastore,
             fences,
@@ -187,6 +193,13 @@ fn join(group: &str) -> GroupRequest {
     })
 }
 
+/// Another group of the same slot.
+fn neighbour() -> String {
+    let names = (0..1_000).map(|at| format!("h{at}"));
+    let found = names.into_iter().find(|name| group_slot(name) == group_slot("g"));
+    found.unwrap()
+}
+
 fn fetched(reply: GroupReply) -> Option<i64> {
     match reply {
         GroupReply::Offsets { offsets, .. } => offsets[0].2.as_ref().map(|offset| offset.offset),
@@ -275,7 +288,7 @@ fn what_was_acknowledged_is_there_after_a_restart() {
         lab.run(call(first.handle.clone(), commit("g", 5))),
         GroupReply::Commit(vec![ErrorCode::NONE])
     );
-    let reply = lab.run(call(first.handle.clone(), join("h")));
+    let reply = lab.run(call(first.handle.clone(), join(&neighbour())));
     let GroupReply::Join(joined) = reply else {
         panic!("{reply:?}")
     };
@@ -288,7 +301,7 @@ fn what_was_acknowledged_is_there_after_a_restart() {
     let described = lab.run(call(
         second.handle.clone(),
         GroupRequest::Describe {
-            groups: vec!["h".into()],
+            groups: vec![neighbour()],
         },
     ));
     let GroupReply::Described(groups) = described else {
