@@ -325,6 +325,13 @@ impl RunningShard {
         }
     }
 
+    /// The slots whose groups are coordinated here at this moment.
+    pub fn coordinated_slots(&self) -> Vec<u32> {
+        self.coordinator
+            .as_ref()
+            .map_or_else(Vec::new, |coordinator| coordinator.answers_for())
+    }
+
     /// Completes with the reason if the coordinator of this shard ends; never if there is none.
     pub async fn coordinator_ended(&self) -> ServiceEnd {
         match &self.coordinator {

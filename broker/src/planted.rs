@@ -22,6 +22,10 @@ pub enum Bug {
     StaleCommitAccepted,
     /// A partition is given to a member while another may still have it.
     AssignedTwice,
+    /// A broker coordinates groups while the one before it still does.
+    PredecessorIgnored,
+    /// A broker whose registration has lapsed goes on to coordinate groups.
+    LapsedCoordinator,
     /// Sessions and rebalances of groups never end by time.
     DeadlinesPassUnnoticed,
 }

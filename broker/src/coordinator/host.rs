@@ -8,6 +8,7 @@ use super::service::{
 use super::{GroupConfig, GroupReply};
 use crate::cluster::image::{coordinating_broker, ClusterImage};
 use crate::cluster::membership::Membership;
+use crate::planted::{self, Bug};
 use crate::runtime::Runtime;
 use crate::settings::Settings;
 use crate::shard::Shard;
@@ -159,9 +160,19 @@ impl CoordinatorHost {
     }
 
     fn slot(&self, number: u32) -> Option<Slot> {
-        let term = self.parts.membership.term()?;
+        let term = self.parts.membership.term();
         let slots = self.slots.borrow();
-        slots.get(&number).filter(|slot| slot.term == term).cloned()
+        let slot = slots.get(&number);
+        slot.filter(|slot| Some(slot.term) == term || planted::is(Bug::LapsedCoordinator))
+            .cloned()
+    }
+
+    /// The slots whose groups this broker answers for at this moment.
+    pub fn answers_for(&self) -> Vec<u32> {
+        let serves = |slot: &Slot| slot.service.phase() == Phase::Serving;
+        (0..GROUP_SLOTS)
+            .filter(|number| self.slot(*number).as_ref().is_some_and(serves))
+            .collect()
     }
 
     /// Lists the groups of all slots here.

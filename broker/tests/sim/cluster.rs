@@ -12,7 +12,7 @@ use kafscale_metastore::memory::MemoryMetastore;
 use kafscale_metastore::Metastore;
 use kafscale_storage_engine::object_store::faulty::FaultyStore;
 use kafscale_storage_engine::object_store::memory::MemoryStore;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +43,7 @@ struct Machine {
     process: Option<ProcessId>,
     shards: Rc<RefCell<Vec<Rc<RunningShard>>>>,
     troubles: Rc<Troubles>,
-    skew_ms: i64,
+    skew_ms: Rc<Cell<i64>>,
 }
 
 /// The cluster.
@@ -67,7 +67,7 @@ impl Cluster {
                 process: None,
                 shards: Rc::default(),
                 troubles: Rc::default(),
-                skew_ms: world.draw(|random| random.between(0, 4_000)) as i64 - 2_000,
+                skew_ms: Rc::new(Cell::new(world.draw(|random| random.between(0, 4_000)) as i64 - 2_000)),
             })
             .collect();
         let cluster = Rc::new(Cluster {
@@ -102,6 +102,12 @@ impl Cluster {
         self.machines.borrow()[id].troubles.clone()
     }
 
+    /// Moves the wall clock of a broker's machine.
+    pub fn jump_clock(&self, id: usize, by_ms: i64) {
+        let skew_ms = &self.machines.borrow()[id].skew_ms;
+        skew_ms.set(skew_ms.get() + by_ms);
+    }
+
     /// The running process of a broker.
     pub fn process(&self, id: usize) -> Option<ProcessId> {
         self.machines.borrow()[id].process
@@ -130,7 +136,7 @@ impl Cluster {
         machine.process = Some(process);
         machine.shards = Rc::default();
         let shards = machine.shards.clone();
-        let skew_ms = machine.skew_ms;
+        let skew_ms = machine.skew_ms.clone();
         let link = Link::new(&self.world, machine.troubles.clone());
         drop(machines);
         let cluster = self.clone();
@@ -143,7 +149,7 @@ impl Cluster {
         self: Rc<Self>,
         id: usize,
         process: ProcessId,
-        skew_ms: i64,
+        skew_ms: Rc<Cell<i64>>,
         link: Rc<Link>,
         running: Rc<RefCell<Vec<Rc<RunningShard>>>>,
     ) {
@@ -174,7 +180,7 @@ impl Cluster {
         let mut coordinator = Some(inboxes.coordinator);
         for (number, inbox) in inboxes.shards.into_iter().enumerate() {
             let seams = Seams {
-                runtime: SimRuntime::new(&self.world, process, skew_ms),
+                runtime: SimRuntime::new(&self.world, process, skew_ms.clone()),
                 store: Rc::new(FaultyStore::new(Rc::new(self.store.clone()), link.clone())),
                 metastore: metastore.clone(),
                 metrics: Metrics::new(number),

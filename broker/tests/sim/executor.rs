@@ -3,7 +3,7 @@
 use crate::random::Random;
 use kafscale_broker::runtime::{Instant, Runtime};
 use kafscale_storage_engine::object_store::LocalFuture;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -165,6 +165,13 @@ impl World {
         // What they hold may look at the world as it goes.
         let dead: BTreeMap<TaskId, Task> = dead;
         drop(dead);
+    }
+
+    /// Ends all processes: tasks hold the world, and the world holds them.
+    pub fn end(&self) {
+        let processes = self.inner.borrow().processes.len();
+        (0..processes).for_each(|process| self.kill(process));
+        self.inner.borrow_mut().timers.clear();
     }
 
     /// Stops a process for a while, as SIGSTOP does: it wakes without knowing that time has passed.
@@ -368,13 +375,13 @@ impl Future for YieldOnce {
 pub struct SimRuntime {
     world: World,
     process: ProcessId,
-    /// How far its wall clock is off.
-    skew_ms: i64,
+    /// How far its machine's wall clock is off.
+    skew_ms: Rc<Cell<i64>>,
 }
 
 impl SimRuntime {
-    /// The runtime of `process`, whose wall clock is `skew_ms` ahead.
-    pub fn new(world: &World, process: ProcessId, skew_ms: i64) -> Rc<Self> {
+    /// The runtime of `process`, on a machine whose wall clock is `skew_ms` ahead.
+    pub fn new(world: &World, process: ProcessId, skew_ms: Rc<Cell<i64>>) -> Rc<Self> {
         Rc::new(SimRuntime {
             world: world.clone(),
             process,
@@ -389,7 +396,7 @@ impl Runtime for SimRuntime {
     }
 
     fn wall_clock_ms(&self) -> i64 {
-        EPOCH_MS + self.skew_ms + self.world.now().as_millis() as i64
+        EPOCH_MS + self.skew_ms.get() + self.world.now().as_millis() as i64
     }
 
     fn sleep(&self, duration: Duration) -> LocalFuture<'static, ()> {

@@ -27,9 +27,13 @@ enum Fault {
     CutLinks,
     SlowLinks,
     CompactMetastore,
+    ClockJump,
 }
 
-const FAULTS: [Fault; 14] = [
+/// How far a wall clock jumps at most, in milliseconds.
+const JUMP_MAX_MS: u64 = 3_600_000;
+
+const FAULTS: [Fault; 15] = [
     Fault::Crash,
     Fault::CrashAll,
     Fault::Restart,
@@ -44,6 +48,7 @@ const FAULTS: [Fault; 14] = [
     Fault::CutLinks,
     Fault::SlowLinks,
     Fault::CompactMetastore,
+    Fault::ClockJump,
 ];
 
 /// The bad luck of a run.
@@ -152,6 +157,10 @@ impl Nemesis {
                 self.later(length, move || network.slow(port(id), Duration::ZERO));
             }
             Fault::CompactMetastore => cluster.compact_metastore(),
+            Fault::ClockJump => {
+                let by_ms = world.draw(|random| random.between(0, 2 * JUMP_MAX_MS)) as i64 - JUMP_MAX_MS as i64;
+                cluster.jump_clock(id, by_ms);
+            }
         }
     }
 

@@ -69,6 +69,16 @@ fn a_partition_that_two_members_have_is_found() {
 }
 
 #[test]
+fn two_coordinators_of_a_group_are_found() {
+    must_be_found(Bug::PredecessorIgnored);
+}
+
+#[test]
+fn a_coordinator_that_is_not_registered_is_found() {
+    must_be_found(Bug::LapsedCoordinator);
+}
+
+#[test]
 fn a_member_that_stays_for_ever_is_found() {
     must_be_found(Bug::DeadlinesPassUnnoticed);
 }

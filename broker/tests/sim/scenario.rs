@@ -1,5 +1,6 @@
 //! One run: a cluster, its clients, its bad luck, and what is checked of it, all from a seed.
 
+use crate::checkers::coordinators::Coordinators;
 use crate::checkers::groups::GroupBook;
 use crate::checkers::ledger::{Ledger, Place};
 use crate::checkers::ownership::Ownership;
@@ -79,7 +80,7 @@ pub fn run(seed: u64) -> Report {
         time: world.now(),
         violation: world.violation(),
     };
-    world.kill(ENVIRONMENT);
+    world.end();
     report
 }
 
@@ -342,7 +343,9 @@ fn look_into_shards(world: &World, cluster: &Rc<Cluster>) {
         Box::pin(async move {
             loop {
                 clock.sleep(LOOK).await;
+                let mut coordinators = Coordinators::new(&clock);
                 for running in cluster.shards() {
+                    coordinators.look(running.shard.config.broker_id, running.coordinated_slots());
                     let stats = running.shard.stats();
                     ownership.look(running.shard.config.incarnation, &stats);
                     watermarks.look(&stats);

@@ -2,6 +2,7 @@
 
 use super::super::{GroupWrite, Output, Record, WriteId};
 use super::{CoordinatorService, Phase, ServiceEnd, RETRY_MIN};
+use crate::planted::{self, Bug};
 use bytes::Bytes;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_metastore::keys::{broker_key, coordinator_key, BrokerRecord};
@@ -174,7 +175,7 @@ impl CoordinatorService {
     /// Whether this is the life of another broker that may still answer. One whose registration has gone stops
     /// answering before that, and does not begin again with what it knew.
     async fn is_alive_elsewhere(&self, holder: Holder) -> Result<bool, MetastoreError> {
-        if holder.broker_id == self.parts.holder.broker_id {
+        if holder.broker_id == self.parts.holder.broker_id || planted::is(Bug::PredecessorIgnored) {
             return Ok(false);
         }
         let registered = self.parts.metastore.get(&broker_key(holder.broker_id)).await?;
