@@ -182,16 +182,7 @@ impl Member {
         M::Response: std::fmt::Debug,
     {
         if self.coordinator.is_none() {
-            let find = FindCoordinatorRequest {
-                coordinator_keys: vec![self.plan.group.clone()],
-                ..FindCoordinatorRequest::default()
-            };
-            let found = self.work.client.ask_anyone(FIND_COORDINATOR, &find).await;
-            let found = &found.coordinators[0];
-            if found.error_code != ErrorCode::NONE {
-                return Err(io::Error::other(format!("{:?}", found.error_code)));
-            }
-            self.coordinator = Some(self.work.client.connect(found.node_id).await?);
+            self.coordinator = Some(connect_to_coordinator(&self.work, &self.plan.group).await?);
         }
         let coordinator = self.coordinator.as_mut().expect("it was just found");
         let sent = self.work.client.world.now();
@@ -604,16 +595,11 @@ impl Member {
 pub async fn check_committed(work: Rc<Work>, plan: Rc<GroupPlan>) {
     let who = format!("reader of the offsets of {}", plan.group);
     work.doing(&who, String::new);
-    let find = FindCoordinatorRequest {
-        coordinator_keys: vec![plan.group.clone()],
-        ..FindCoordinatorRequest::default()
-    };
     loop {
-        let found = work.client.ask_anyone(FIND_COORDINATOR, &find).await;
         let asked = work.client.world.now();
         let request = fetch_offsets_request(&plan, (0..plan.partitions).collect());
         let answer = async {
-            let mut coordinator = work.client.connect(found.coordinators[0].node_id).await?;
+            let mut coordinator = connect_to_coordinator(&work, &plan.group).await?;
             coordinator.ask(FETCH_OFFSETS, &request).await
         };
         let found = answer
@@ -625,6 +611,20 @@ pub async fn check_committed(work: Rc<Work>, plan: Rc<GroupPlan>) {
         work.client.back_off().await;
     }
     work.done(&who);
+}
+
+/// A connection to who is said to coordinate a group.
+async fn connect_to_coordinator(work: &Work, group: &str) -> io::Result<Connection> {
+    let find = FindCoordinatorRequest {
+        coordinator_keys: vec![group.to_string()],
+        ..FindCoordinatorRequest::default()
+    };
+    let found = work.client.ask_anyone(FIND_COORDINATOR, &find).await;
+    let found = &found.coordinators[0];
+    match found.error_code {
+        ErrorCode::NONE => work.client.connect(found.node_id).await,
+        error => Err(io::Error::other(format!("{error:?}"))),
+    }
 }
 
 fn fetch_offsets_request(plan: &GroupPlan, partition_indexes: Vec<i32>) -> OffsetFetchRequest {
