@@ -2,18 +2,27 @@
 
 use futures::future::{select, Either};
 use glommio::{CpuSet, LocalExecutorPoolBuilder, PoolPlacement, PoolThreadHandles};
+use nix::sys::pthread::pthread_kill;
+use nix::sys::signal::Signal;
 use std::error::Error;
 use std::future::Future;
+use std::os::unix::thread::JoinHandleExt;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long an executor may sleep. glommio 0.9 sleeps with runnable tasks if its preemption timer fires between setting
 /// the timer and looking at the tasks (`LocalExecutor::run_task_queues` then says that nothing is to be run), which
 /// happens to a thread that loses its CPU in that moment: until something else woke it, which may be never (decision
 /// 0005).
 const SLEEP_MAX: Duration = Duration::from_millis(25);
+
+/// How long the start waits for executors to make their first step; then it goes on, and says so.
+const FIRST_STEP_MAX: Duration = Duration::from_secs(20);
+
+/// Nobody else uses it, and by itself it does nothing.
+const WAKING_SIGNAL: Signal = Signal::SIGURG;
 
 /// How a shard ends: well, or with the reason why not.
 pub type ShardResult = Result<(), Box<dyn Error + Send + Sync>>;
@@ -52,7 +61,7 @@ pub struct Executors {
 /// Starts the executors and runs `shard_main(shard)` on each.
 ///
 /// # Errors
-/// `Start` if a thread cannot be created or its CPU cannot be found. A ring that cannot be created shows in `join`.
+/// `Start` if a thread cannot be created, its CPU cannot be found, or a signal cannot be handled. A ring that cannot be created shows in `join`.
 pub fn start<F, Fut>(options: ExecutorOptions, shard_main: F) -> Result<Executors, ExecutorError>
 where
     F: FnOnce(usize) -> Fut + Clone + Send + 'static,
@@ -68,6 +77,7 @@ where
         builder = builder.spin_before_park(options.spin);
     }
     let next = Arc::new(AtomicUsize::new(0));
+    let begun = next.clone();
     let threads = builder
         .on_all_shards(move || async move {
             let shard = next.fetch_add(1, Ordering::Relaxed);
@@ -78,7 +88,32 @@ where
             ended.map_err(|error| ExecutorError::Shard(shard, error))
         })
         .map_err(|error| ExecutorError::Start(error.to_string()))?;
+    wake_until_begun(&threads, &begun)?;
     Ok(Executors { threads })
+}
+
+/// Before its first step an executor has no timer that would wake it (see [`SLEEP_MAX`]): a signal does.
+fn wake_until_begun(
+    threads: &PoolThreadHandles<Result<(), ExecutorError>>,
+    begun: &AtomicUsize,
+) -> Result<(), ExecutorError> {
+    let threads = threads.handles();
+    let has_handler = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(WAKING_SIGNAL as i32, has_handler)
+        .map_err(|error| ExecutorError::Start(format!("handle {WAKING_SIGNAL}: {error}")))?;
+    let started = Instant::now();
+    while begun.load(Ordering::Relaxed) < threads.len() && !threads.iter().any(|thread| thread.is_finished()) {
+        if started.elapsed() > FIRST_STEP_MAX {
+            log::error!("not every shard has begun within {FIRST_STEP_MAX:?}");
+            break;
+        }
+        std::thread::sleep(SLEEP_MAX);
+        for thread in threads {
+            // One that has ended in between needs no signal.
+            let _ = pthread_kill(thread.as_pthread_t(), WAKING_SIGNAL);
+        }
+    }
+    Ok(())
 }
 
 /// Keeps an executor from sleeping for longer than [`SLEEP_MAX`].
