@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the clients of the suite, skipping what is there: ci/compat/install.sh [PIECE...], all pieces if none is named.
-# Pieces: kcat confluent kafka-python-2.0 kafka-python java kafka go node.
+# Pieces: kcat confluent kafka-python-2.0 kafka-python java kafka streams go node.
 #
 # Packages of the system come from apt; all else goes below .cache/compat, with a stamp of what it was made from. It ends
 # with 75 where something could not be fetched, and with another status where our own part is at fault.
@@ -83,6 +83,15 @@ java_piece() {
   stamp classes
 }
 
+streams_piece() {
+  jars
+  if made streams "$here/java/WordCount.java" "$cache/jars.stamp"; then return 0; fi
+  echo "compiling WordCount.java"
+  rm -rf "${cache:?}/streams"
+  javac -Xlint:all,-classfile,-processing -d "$cache/streams" -cp "$cache/java/streams/*" "$here/java/WordCount.java"
+  stamp streams
+}
+
 go_piece() {
   packages go golang-go
   if made go "$here"/go/go.mod "$here"/go/go.sum "$here"/go/*/*.go "$here"/go/*/*/*.go; then return 0; fi
@@ -102,13 +111,14 @@ node_piece() {
   stamp node
 }
 
-if [ $# = 0 ]; then set -- kcat confluent kafka-python-2.0 kafka-python java kafka go node; fi
+if [ $# = 0 ]; then set -- kcat confluent kafka-python-2.0 kafka-python java kafka streams go node; fi
 for piece in "$@"; do
   case $piece in
     kcat) packages kcat kcat ;;
     confluent | kafka-python-2.0 | kafka-python) venv "$piece" ;;
     java) java_piece ;;
     kafka) jars ;;
+    streams) streams_piece ;;
     go) go_piece ;;
     node) node_piece ;;
     *) echo "unknown piece: $piece" >&2; exit 2 ;;

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Real Kafka clients against a real broker: ci/compat/run.py [--kafka] [NAME...], from the top of the repository.
 
-NAMEs are clients (driver/clients.py), `tools` (driver/tools.py) or scripts of this directory; all of them if none is
-given. --kafka runs the same cases against Apache Kafka, which tells whether the suite itself is right.
+NAMEs are clients (driver/clients.py), `tools` (driver/tools.py), `streams`, `connect` (driver/frameworks.py) or scripts of
+this directory; all of them if none is given. --kafka runs the same cases against Apache Kafka, which tells whether the suite itself is right.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from driver import cases, tools  # noqa: E402
+from driver import cases, frameworks, tools  # noqa: E402
 from driver.broker import Broker  # noqa: E402
 from driver.clients import CLIENTS, Failed, text  # noqa: E402
 
@@ -106,6 +106,8 @@ def pieces_of(names):
     pieces = [client.piece for client in CLIENTS if client.name in names]
     if "tools" in names:
         pieces.append("kafka")
+    if any(name in names for name in frameworks.NAMES):
+        pieces += ["kafka", "streams"]
     if any(script in names for script in SCRIPTS):
         pieces.append("kcat")
     return list(dict.fromkeys(pieces))
@@ -128,7 +130,7 @@ def main():
     arguments.add_argument("--kafka", action="store_true", help="run against Apache Kafka instead")
     arguments.add_argument("names", nargs="*")
     options = arguments.parse_args()
-    known = [client.name for client in CLIENTS] + ["tools", *SCRIPTS]
+    known = [client.name for client in CLIENTS] + ["tools", *frameworks.NAMES, *SCRIPTS]
     unknown = [name for name in options.names if name not in known]
     if unknown:
         arguments.error(f"unknown: {' '.join(unknown)}; there are: {' '.join(known)}")
@@ -149,6 +151,9 @@ def main():
             run_clients(report, suite, clients, hub)
         if "tools" in names and installed["kafka"]:
             for name, title, case in tools.all_cases(suite):
+                report.run(name, title, case, broker)
+        for name, title, case in frameworks.all_cases(suite):
+            if name in names and installed["kafka"] and installed["streams"]:
                 report.run(name, title, case, broker)
     finally:
         status = broker.stop()

@@ -34,9 +34,20 @@ def consume(job):
     }
     if job.get("protocol"):
         settings["group.protocol"] = job["protocol"]
+    for field, setting in (("assignor", "partition.assignment.strategy"), ("instance", "group.instance.id")):
+        if job.get(field):
+            settings[setting] = job[field]
+    if job.get("session_ms"):
+        settings["session.timeout.ms"] = job["session_ms"]
+        settings["heartbeat.interval.ms"] = job["session_ms"] // 4
     consumer = Consumer(settings)
     if job.get("group"):
-        consumer.subscribe([topic["topic"] for topic in job["topics"]])
+        consumer.subscribe(
+            [topic["topic"] for topic in job["topics"]],
+            on_assign=lambda _, partitions: changed("assigned", partitions),
+            on_revoke=lambda _, partitions: changed("revoked", partitions),
+            on_lost=lambda _, partitions: changed("revoked", partitions),
+        )
         ended = task.stdin_end()
         while not ended.is_set():
             read(consumer)
@@ -57,8 +68,13 @@ def consume(job):
     consumer.close()
 
 
+def changed(event, partitions):
+    task.changed(event, [partition.partition for partition in partitions])
+
+
 def read(consumer):
     messages = consumer.consume(1000, timeout=0.2)
+    at = task.now()
     for message in messages:
         if message.error():
             raise KafkaException(message.error())
@@ -70,6 +86,7 @@ def read(consumer):
             message.key(),
             message.value(),
             message.headers(),
+            at,
         )
     return len(messages)
 

@@ -1,6 +1,6 @@
 """kafka-python, 2.0 and current, for the suite. See README.md for what goes in and out."""
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
 
 import task
 
@@ -32,14 +32,30 @@ def produce(bootstrap, job):
     producer.close()
 
 
+class Listener(ConsumerRebalanceListener):
+    """Tells of what the member is given, and what it gives up."""
+
+    def on_partitions_assigned(self, assigned):
+        task.changed("assigned", [partition.partition for partition in assigned])
+
+    def on_partitions_revoked(self, revoked):
+        task.changed("revoked", [partition.partition for partition in revoked])
+
+
 def consume(job):
+    settings = {}
+    if job.get("instance"):
+        settings["group_instance_id"] = job["instance"]
+    if job.get("session_ms"):
+        settings.update(session_timeout_ms=job["session_ms"], heartbeat_interval_ms=job["session_ms"] // 4)
     consumer = KafkaConsumer(
         bootstrap_servers=job["bootstrap"],
         group_id=job.get("group"),
         auto_offset_reset="earliest",
+        **settings,
     )
     if job.get("group"):
-        consumer.subscribe([topic["topic"] for topic in job["topics"]])
+        consumer.subscribe([topic["topic"] for topic in job["topics"]], listener=Listener())
         ended = task.stdin_end()
         while not ended.is_set():
             read(consumer)
@@ -60,7 +76,9 @@ def consume(job):
 
 def read(consumer):
     count = 0
-    for messages in consumer.poll(timeout_ms=200).values():
+    polled = consumer.poll(timeout_ms=200)
+    at = task.now()
+    for messages in polled.values():
         for message in messages:
             count += 1
             task.emit(
@@ -71,6 +89,7 @@ def read(consumer):
                 message.key,
                 message.value,
                 message.headers,
+                at,
             )
     return count
 

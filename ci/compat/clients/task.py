@@ -4,6 +4,7 @@ import base64
 import json
 import sys
 import threading
+import time
 
 
 def decode(text):
@@ -16,8 +17,18 @@ def encode(data):
     return None if data is None else base64.b64encode(bytes(data)).decode()
 
 
-def emit(topic, partition, offset, timestamp, key, value, headers):
-    """Prints one record that was read."""
+def now():
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def changed(event, partitions):
+    """Prints what a member was given or has to give up: "assigned" or "revoked", and partition numbers."""
+    print(json.dumps({"event": event, "partitions": sorted(partitions)}), flush=True)
+
+
+def emit(topic, partition, offset, timestamp, key, value, headers, at=None):
+    """Prints one record that was read, and when the client handed it over."""
     line = {
         "topic": topic,
         "partition": partition,
@@ -27,6 +38,8 @@ def emit(topic, partition, offset, timestamp, key, value, headers):
         "value": encode(value),
         "headers": headers if isinstance(headers, str) else [[name, encode(data)] for name, data in headers or ()],
     }
+    if at is not None:
+        line["at"] = at
     print(json.dumps(line), flush=True)
 
 

@@ -53,10 +53,15 @@ def of_client(suite, client, hub):
         cases.append((f"{hub.name} reads what it wrote", lambda: read(suite, hub, client)))
     cases.append(("a group goes on where it was", lambda: group_resumes(suite, client)))
     cases.append(("two members share a topic", lambda: group_shares(suite, client)))
+    if client.cooperative is not None:
+        cases.append(("a new member stops nobody, cooperative assignor", lambda: group_cooperates(suite, client)))
+    if client.static:
+        cases.append(("a static member restarts without a rebalance", lambda: group_is_static(suite, client)))
     if client.consumer_protocol:
         protocol = "consumer"
         cases.append((f"a group goes on where it was, {protocol} protocol", lambda: group_resumes(suite, client, protocol)))
         cases.append((f"two members share a topic, {protocol} protocol", lambda: group_shares(suite, client, protocol)))
+        cases.append((f"a new member stops nobody, {protocol} protocol", lambda: group_cooperates(suite, client, protocol)))
         cases.append((f"a group moves to the {protocol} protocol and back", lambda: group_migrates(suite, client, protocol)))
     return cases
 
@@ -141,6 +146,74 @@ def group_shares(suite, client, protocol=None):
         raise Failed(f"{len(missing)} records reached no member, such as {sorted(missing)[:3]}")
 
 
+def group_cooperates(suite, client, protocol=None):
+    """A third member is given its share by those who had more, and they give up nothing else."""
+    suite.need_groups(protocol)
+    topic = topic_name(client, "cooperates", protocol)
+    assignor = None if protocol else client.cooperative
+    sent = Rounds(suite, client, topic)
+    sent.send()
+    members = []
+
+    def join():
+        members.append(client.join(suite.bootstrap, topic, [topic], protocol, assignor=assignor))
+        return until_split(sent, members, lambda owners: len(set(owners.values())) == len(members))
+
+    try:
+        join()
+        before = join()
+        told = [len(member.events) for member in members]
+        after = join()
+        for index, first in enumerate(told):
+            gave_up = partitions_of(members[index].events[first:], "revoked")
+            moved = {partition for partition, owner in before.items() if owner == index != after[partition]}
+            if gave_up != moved:
+                raise Failed(f"member {index} gave up {gave_up} for {moved}: {members[index].events}")
+        for member in members:
+            member.leave()
+    finally:
+        for member in members:
+            member.kill()
+
+
+def group_is_static(suite, client):
+    """One of three static members is killed and comes back within its session: the others do not notice."""
+    suite.need_groups()
+    topic = topic_name(client, "static")
+    sent = Rounds(suite, client, topic)
+    sent.send()
+
+    def join(index):
+        return client.join(suite.bootstrap, topic, [topic], instance=f"instance-{index}", session_ms=30_000)
+
+    def split():
+        return until_split(sent, members, lambda owners: len(set(owners.values())) == len(members))
+
+    members = [join(index) for index in range(3)]
+    killed = []
+    try:
+        before = split()
+        told = [len(member.events) for member in members]
+        killed.append(members[1])
+        members[1].kill()
+        members[1] = join(1)
+        after = split()
+        if before != after:
+            raise Failed(f"partitions moved: {before} became {after}")
+        for index in (0, 2):
+            if len(members[index].events) != told[index]:
+                raise Failed(f"member {index} was told of a rebalance: {members[index].events}")
+        for member in members:
+            member.leave()
+    finally:
+        for member in [*members, *killed]:
+            member.kill()
+
+
+def partitions_of(events, name):
+    return {partition for event in events if event["event"] == name for partition in event["partitions"]}
+
+
 def group_migrates(suite, client, protocol):
     """Members are replaced one by one by members of the other protocol, and back. Nothing is lost on the way."""
     suite.need_groups(protocol)
@@ -177,7 +250,10 @@ def group_migrates(suite, client, protocol):
 
 
 def until_split(sent, members, is_good):
-    """Sends rounds of records until one round is read exactly once, by members such as `is_good` wants them."""
+    """Sends rounds of records until one round is read exactly once, by members such as `is_good` wants them.
+
+    Gives the index of each partition's member.
+    """
     deadline = time.monotonic() + GROUP_SECONDS
     while time.monotonic() < deadline:
         before = [len(member.records) for member in members]
@@ -193,8 +269,9 @@ def until_split(sent, members, is_good):
             owners.setdefault(partition, set()).update(by)
         read_once = all(len(by) == 1 for by in readers.values())
         if read_once and all(len(by) == 1 for by in owners.values()):
-            if is_good({partition: min(by) for partition, by in owners.items()}):
-                return
+            found = {partition: min(by) for partition, by in owners.items()}
+            if is_good(found):
+                return found
         time.sleep(ROUND_PAUSE_SECONDS)
     raise Failed(f"after {GROUP_SECONDS} s the partitions still were not divided: {owners}")
 

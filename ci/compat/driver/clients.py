@@ -29,7 +29,8 @@ class Client:
     It writes with each of `compressions`, and reads all. `variants` are settings that are not its default, and get a
     case of their own. `limits` are functions of records.py for what it cannot send. `groups_only`: it cannot read
     without a group. `by_stretch`: it wants similar records side by side. `consumer_protocol`: it speaks the newer of the
-    two protocols of groups (KIP-848) too.
+    two protocols of groups (KIP-848) too. `cooperative`: the name of its assignor that moves partitions without stopping
+    the others, "" if that is its default. `static`: it knows static members (KIP-345).
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class Client:
         groups_only=False,
         by_stretch=False,
         consumer_protocol=False,
+        cooperative=None,
+        static=False,
     ):
         self.name = name
         self.piece = piece
@@ -53,6 +56,8 @@ class Client:
         self.groups_only = groups_only
         self.by_stretch = by_stretch
         self.consumer_protocol = consumer_protocol
+        self.cooperative = cooperative
+        self.static = static
 
     def write(self, bootstrap, topic, compression, partitions, variant=None):
         """Sends the records, a list for each partition. Gives what readers should find."""
@@ -99,9 +104,10 @@ class Client:
             raise Failed(f"{action} ended with {done.returncode}\n{text(done.stderr)}")
         return done.stdout
 
-    def join(self, bootstrap, group, topics, protocol=None):
+    def join(self, bootstrap, group, topics, protocol=None, **settings):
+        """Settings are those that README.md lists."""
         task = {"bootstrap": bootstrap, "group": group, "topics": [{"topic": topic} for topic in topics]}
-        return Member(self, {**task, "protocol": protocol} if protocol else task)
+        return Member(self, {**task, "protocol": protocol, **settings})
 
 
 class Member:
@@ -109,6 +115,8 @@ class Member:
 
     def __init__(self, client, task):
         self.records = []
+        # What it was given and has to give up: {"event": "assigned" or "revoked", "partitions": [...]}
+        self.events = []
         self._lines = queue.SimpleQueue()
         self._errors = []
         self.process = subprocess.Popen(
@@ -130,15 +138,20 @@ class Member:
     @staticmethod
     def _keep(stream, put):
         for line in stream:
-            put(line)
+            if line.endswith(b"\n"):  # The last line of a killed program may be cut off.
+                put(line)
 
     def poll(self):
         """Takes in what the program has printed. All records so far are in `records`."""
-        while not self._lines.empty():
-            self.records.append(json.loads(self._lines.get()))
+        self._take_in()
         if self.process.poll() not in (None, 0):
             self._readers[1].join(1)
             raise Failed(f"a member ended with {self.process.returncode}\n{self.errors()}")
+
+    def _take_in(self):
+        while not self._lines.empty():
+            line = json.loads(self._lines.get())
+            (self.events if "event" in line else self.records).append(line)
 
     def errors(self):
         return text(b"".join(self._errors))
@@ -156,10 +169,13 @@ class Member:
         self.poll()
 
     def kill(self):
-        """For clean-up: nothing is left running."""
+        """SIGKILL, if it still runs, and takes in what it had printed."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        for reader in self._readers:
+            reader.join(5)
+        self._take_in()
 
 
 def wait_until(members, condition, seconds, what):
@@ -197,8 +213,16 @@ def python(environment_name, program):
 
 
 CLIENTS = [
-    Client("java-4", "java", java(4), variants=("acks1",), consumer_protocol=True),
-    Client("java-3", "java", java(3), variants=("acks1",)),
+    Client(
+        "java-4",
+        "java",
+        java(4),
+        variants=("acks1",),
+        consumer_protocol=True,
+        cooperative="cooperative-sticky",
+        static=True,
+    ),
+    Client("java-3", "java", java(3), variants=("acks1",), cooperative="cooperative-sticky", static=True),
     Client(
         "kcat",
         "kcat",
@@ -213,14 +237,25 @@ CLIENTS = [
         python("confluent", "confluent"),
         variants=("idempotent",),
         consumer_protocol=True,
+        cooperative="cooperative-sticky",
+        static=True,
     ),
-    Client("franz-go", "go", [f"{CACHE}/go/franz"], variants=("acks1",), consumer_protocol=True),
-    Client("sarama", "go", [f"{CACHE}/go/sarama"], variants=("idempotent", "magic0", "magic1")),
+    Client(
+        "franz-go",
+        "go",
+        [f"{CACHE}/go/franz"],
+        variants=("acks1",),
+        consumer_protocol=True,
+        cooperative="",
+        static=True,
+    ),
+    Client("sarama", "go", [f"{CACHE}/go/sarama"], variants=("idempotent", "magic0", "magic1"), static=True),
     Client(
         "kafka-python",
         "kafka-python",
         python("kafka-python", "kafka_python"),
         variants=("acks1",),
+        static=True,
         limits=(records.without_null_records, records.without_null_headers),
     ),
     Client(

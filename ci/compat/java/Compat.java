@@ -10,11 +10,13 @@ import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Base64;
+import java.util.Collection;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.Future;
+import org.apache.kafka.clients.consumer.ConsumerRebalanceListener;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.ConsumerRecords;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
@@ -28,6 +30,8 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
 /** kafka-clients for the suite, one source for both generations. See README.md for what goes in and out. */
 public final class Compat {
     private static final ObjectMapper JSON = new ObjectMapper();
+    private static final Map<String, String> ASSIGNORS =
+            Map.of("cooperative-sticky", "org.apache.kafka.clients.consumer.CooperativeStickyAssignor");
 
     private Compat() {}
 
@@ -83,6 +87,16 @@ public final class Compat {
         if (task.hasNonNull("protocol")) {
             properties.put("group.protocol", task.get("protocol").asText());
         }
+        if (task.hasNonNull("assignor")) {
+            properties.put("partition.assignment.strategy", ASSIGNORS.get(task.get("assignor").asText()));
+        }
+        if (task.hasNonNull("instance")) {
+            properties.put("group.instance.id", task.get("instance").asText());
+        }
+        if (task.hasNonNull("session_ms")) {
+            properties.put("session.timeout.ms", task.get("session_ms").asText());
+            properties.put("heartbeat.interval.ms", task.get("session_ms").asInt() / 4);
+        }
         PrintStream out = new PrintStream(System.out, false);
         try (KafkaConsumer<byte[], byte[]> consumer =
                 new KafkaConsumer<>(properties, new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
@@ -113,7 +127,17 @@ public final class Compat {
         });
         waiter.setDaemon(true);
         waiter.start();
-        consumer.subscribe(topics);
+        consumer.subscribe(topics, new ConsumerRebalanceListener() {
+            @Override
+            public void onPartitionsAssigned(Collection<TopicPartition> partitions) {
+                changed("assigned", partitions, out);
+            }
+
+            @Override
+            public void onPartitionsRevoked(Collection<TopicPartition> partitions) {
+                changed("revoked", partitions, out);
+            }
+        });
         while (ended.getCount() > 0) {
             print(consumer.poll(Duration.ofMillis(200)), out);
         }
@@ -135,7 +159,17 @@ public final class Compat {
         }
     }
 
+    private static void changed(String event, Collection<TopicPartition> partitions, PrintStream out) {
+        ObjectNode line = JSON.createObjectNode();
+        line.put("event", event);
+        ArrayNode numbers = line.putArray("partitions");
+        partitions.stream().mapToInt(TopicPartition::partition).sorted().forEach(numbers::add);
+        out.println(line);
+        out.flush();
+    }
+
     private static void print(ConsumerRecords<byte[], byte[]> records, PrintStream out) {
+        long at = System.currentTimeMillis();
         for (ConsumerRecord<byte[], byte[]> record : records) {
             ObjectNode line = JSON.createObjectNode();
             line.put("topic", record.topic());
@@ -144,6 +178,7 @@ public final class Compat {
             line.put("timestamp", record.timestamp());
             line.put("key", text(record.key()));
             line.put("value", text(record.value()));
+            line.put("at", at);
             ArrayNode headers = line.putArray("headers");
             for (Header header : record.headers()) {
                 headers.addArray().add(header.key()).add(text(header.value()));

@@ -81,11 +81,16 @@ async function produce(kafka, jobs) {
 
 // Reads as a member of a group, the only way KafkaJS has, until standard input ends.
 async function consume(kafka, task, stdinEnd) {
-  const consumer = kafka.consumer({ groupId: task.group })
+  const session = task.session_ms ? { sessionTimeout: task.session_ms, heartbeatInterval: task.session_ms / 4 } : {}
+  const consumer = kafka.consumer({ groupId: task.group, ...session })
   await consumer.connect()
   await consumer.subscribe({ topics: task.topics.map(topic => topic.topic), fromBeginning: true })
   const crashed = new Promise((_, reject) => {
     consumer.on(consumer.events.CRASH, event => reject(event.payload.error))
+  })
+  consumer.on(consumer.events.GROUP_JOIN, event => {
+    const partitions = Object.values(event.payload.memberAssignment).flat()
+    process.stdout.write(JSON.stringify({ event: 'assigned', partitions }) + '\n')
   })
   await consumer.run({
     eachBatch: async ({ batch }) => {
@@ -110,6 +115,7 @@ function show(batch, message) {
     key: encode(message.key),
     value: encode(message.value),
     headers,
+    at: Date.now(),
   }
   process.stdout.write(JSON.stringify(line) + '\n')
 }

@@ -9,7 +9,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"sync"
 	"syscall"
+	"time"
 )
 
 // Header is a name and a value: ["name", base64 or null].
@@ -37,6 +40,13 @@ type Record struct {
 	Key       []byte   `json:"key"`
 	Value     []byte   `json:"value"`
 	Headers   []Header `json:"headers"`
+	At        int64    `json:"at"` // When the client handed it over, in milliseconds since 1970.
+}
+
+// Event is what a member was given or has to give up: "assigned" or "revoked".
+type Event struct {
+	Event      string  `json:"event"`
+	Partitions []int32 `json:"partitions"`
 }
 
 // Job is what to send to one topic.
@@ -59,7 +69,10 @@ type Task struct {
 	Jobs      []Job   `json:"jobs"`
 	Topics    []Topic `json:"topics"`
 	Group     string  `json:"group"`
-	Protocol  string  `json:"protocol"` // Of the group, if not the client's default.
+	Protocol  string  `json:"protocol"`   // Of the group, if not the client's default.
+	Assignor  string  `json:"assignor"`   // Of the group, if not the client's default.
+	Instance  string  `json:"instance"`   // Of a static member.
+	SessionMs int64   `json:"session_ms"` // Of the group, if not the client's default.
 }
 
 // Names of the topics to read.
@@ -68,6 +81,27 @@ func (t *Task) Names() (names []string) {
 		names = append(names, topic.Topic)
 	}
 	return names
+}
+
+// Session is after how long without a word a member is out; 0 if that is the client's default.
+func (t *Task) Session() time.Duration {
+	return time.Duration(t.SessionMs) * time.Millisecond
+}
+
+var printing sync.Mutex
+
+// Changed prints what a member was given, or has to give up. It may be called on any goroutine.
+func Changed(event string, partitions []int32) {
+	slices.Sort(partitions)
+	show(Event{event, slices.Concat([]int32{}, partitions)})
+}
+
+func show(line any) {
+	printing.Lock()
+	defer printing.Unlock()
+	if err := json.NewEncoder(os.Stdout).Encode(line); err != nil {
+		panic(err)
+	}
 }
 
 // Run reads the task and gives it to produce, or to consume or to join, as the task says. The context of join is
@@ -85,12 +119,7 @@ func Run(
 	if err == nil {
 		err = json.Unmarshal(line, &t)
 	}
-	lines := json.NewEncoder(os.Stdout)
-	emit := func(record Record) {
-		if err := lines.Encode(record); err != nil {
-			panic(err)
-		}
-	}
+	emit := func(record Record) { show(record) }
 	switch {
 	case err != nil:
 	case os.Args[1] == "produce":

@@ -82,6 +82,14 @@ func join(ctx context.Context, t *task.Task, emit func(task.Record)) error {
 	options := []kgo.Opt{
 		kgo.SeedBrokers(t.Bootstrap), kgo.ConsumerGroup(t.Group), kgo.ConsumeTopics(t.Names()...),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.OnPartitionsAssigned(changed("assigned")), kgo.OnPartitionsRevoked(changed("revoked")),
+		kgo.OnPartitionsLost(changed("revoked")),
+	}
+	if t.Instance != "" {
+		options = append(options, kgo.InstanceID(t.Instance))
+	}
+	if t.Session() != 0 {
+		options = append(options, kgo.SessionTimeout(t.Session()), kgo.HeartbeatInterval(t.Session()/4))
 	}
 	if t.Protocol == "consumer" {
 		options = append(options, kgo.ServerSideBalancer(), kgo.Balancers(kgo.StickyBalancer()))
@@ -99,6 +107,14 @@ func join(ctx context.Context, t *task.Task, emit func(task.Record)) error {
 		fetches.EachRecord(func(record *kgo.Record) { emit(read(record)) })
 	}
 	return client.CommitUncommittedOffsets(context.Background())
+}
+
+func changed(event string) func(context.Context, *kgo.Client, map[string][]int32) {
+	return func(_ context.Context, _ *kgo.Client, topics map[string][]int32) {
+		for _, partitions := range topics {
+			task.Changed(event, partitions)
+		}
+	}
 }
 
 // assignAll starts reading every partition at its beginning. It gives the sum of their lengths.
@@ -130,5 +146,6 @@ func read(record *kgo.Record) task.Record {
 	return task.Record{
 		Topic: record.Topic, Partition: record.Partition, Offset: record.Offset,
 		Timestamp: record.Timestamp.UnixMilli(), Key: record.Key, Value: record.Value, Headers: headers,
+		At: time.Now().UnixMilli(),
 	}
 }

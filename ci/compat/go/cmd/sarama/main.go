@@ -88,7 +88,6 @@ func consume(_ context.Context, t *task.Task, emit func(task.Record)) error {
 		return err
 	}
 	var reading sync.WaitGroup
-	var printing sync.Mutex
 	defer reading.Wait()
 	for _, topic := range t.Topics {
 		for partition := range topic.Partitions {
@@ -104,9 +103,7 @@ func consume(_ context.Context, t *task.Task, emit func(task.Record)) error {
 				for next := int64(0); next < end; {
 					message := <-messages.Messages()
 					next = message.Offset + 1
-					printing.Lock()
 					emit(read(message))
-					printing.Unlock()
 				}
 				messages.AsyncClose()
 			})
@@ -118,6 +115,11 @@ func consume(_ context.Context, t *task.Task, emit func(task.Record)) error {
 func join(ctx context.Context, t *task.Task, emit func(task.Record)) error {
 	config := sarama.NewConfig()
 	config.Consumer.Offsets.Initial = sarama.OffsetOldest
+	config.Consumer.Group.InstanceId = t.Instance
+	if t.Session() != 0 {
+		config.Consumer.Group.Session.Timeout = t.Session()
+		config.Consumer.Group.Heartbeat.Interval = t.Session() / 4
+	}
 	group, err := sarama.NewConsumerGroup([]string{t.Bootstrap}, t.Group, config)
 	if err != nil {
 		return err
@@ -133,13 +135,19 @@ func join(ctx context.Context, t *task.Task, emit func(task.Record)) error {
 
 // member prints what its claims hold. Claims are read side by side.
 type member struct {
-	printing sync.Mutex
-	emit     func(task.Record)
+	emit func(task.Record)
 }
 
-func (m *member) Setup(sarama.ConsumerGroupSession) error { return nil }
+func (m *member) Setup(session sarama.ConsumerGroupSession) error { return changed("assigned", session) }
 
-func (m *member) Cleanup(sarama.ConsumerGroupSession) error { return nil }
+func (m *member) Cleanup(session sarama.ConsumerGroupSession) error { return changed("revoked", session) }
+
+func changed(event string, session sarama.ConsumerGroupSession) error {
+	for _, partitions := range session.Claims() {
+		task.Changed(event, partitions)
+	}
+	return nil
+}
 
 func (m *member) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
 	for {
@@ -148,9 +156,7 @@ func (m *member) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.
 			if !open {
 				return nil
 			}
-			m.printing.Lock()
 			m.emit(read(message))
-			m.printing.Unlock()
 			session.MarkMessage(message, "")
 		case <-session.Context().Done():
 			return nil
@@ -166,5 +172,6 @@ func read(message *sarama.ConsumerMessage) task.Record {
 	return task.Record{
 		Topic: message.Topic, Partition: message.Partition, Offset: message.Offset,
 		Timestamp: message.Timestamp.UnixMilli(), Key: message.Key, Value: message.Value, Headers: headers,
+		At: time.Now().UnixMilli(),
 	}
 }
