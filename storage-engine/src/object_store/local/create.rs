@@ -83,7 +83,11 @@ impl Creator {
         let made = path
             .parent()
             .map_or(Ok(()), |parent| self.disk.make_directories(parent));
-        made.map_err(|error| failed("make directory for", key, &error))
+        match made {
+            // A delete took the one above away before the next one was in it. The name is tried again, and so is this.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            made => made.map_err(|error| failed("make directory for", key, &error)),
+        }
     }
 
     /// Makes a name durable that is there already, and the directories that it lies in.

@@ -206,6 +206,8 @@ struct TestState {
     durable_names: BTreeSet<PathBuf>,
     /// Done once, by whoever makes a directory, after it is made and before it is synced.
     meanwhile: Option<Meanwhile>,
+    /// Times that deletes take a directory's parent away while it is being made.
+    vanishing: usize,
 }
 
 struct Meanwhile(Box<dyn FnOnce() + Send>);
@@ -256,6 +258,13 @@ impl Disk for TestDisk {
 
     fn make_directories(&self, path: &Path) -> io::Result<()> {
         self.step("make directories")?;
+        {
+            let vanishing = &mut self.state.lock().unwrap().vanishing;
+            if *vanishing > 0 {
+                *vanishing -= 1;
+                return Err(io::ErrorKind::NotFound.into());
+            }
+        }
         RealDisk.make_directories(path)?;
         let meanwhile = self.state.lock().unwrap().meanwhile.take();
         if let Some(Meanwhile(work)) = meanwhile {
@@ -336,6 +345,20 @@ fn a_create_that_finds_its_directory_made_by_another_syncs_it_all_the_same() {
             disk.state.lock().unwrap().meanwhile.is_none(),
             "the second one was there"
         );
+    });
+}
+
+#[test]
+fn a_directory_whose_parent_vanishes_while_it_is_made_is_made_again_within_bounds() {
+    run(|| async {
+        let (directory, disk, store) = on_test_disk();
+        disk.state.lock().unwrap().vanishing = 3;
+        store.create("a/b/c", body("x")).await.unwrap();
+        assert!(disk.keeps(directory.path(), "a/b/c"));
+        disk.state.lock().unwrap().vanishing = usize::MAX;
+        let never = store.create("d/e/f", body("x")).await;
+        assert!(matches!(never, Err(StoreError::Unavailable(_))), "{never:?}");
+        assert_eq!(temporary_files(&directory), 0);
     });
 }
 
