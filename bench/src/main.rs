@@ -3,6 +3,7 @@
 mod client;
 mod clock;
 mod consumer;
+mod groups;
 mod options;
 mod process;
 mod producer;
@@ -12,7 +13,7 @@ use clap::Parser;
 use client::{end_offsets, prepare_topic, BenchError};
 use clock::Clock;
 use consumer::Consumed;
-use options::Options;
+use options::{Command, CommandLine, Options};
 use producer::{Produced, Producer};
 use report::Report;
 use std::collections::BTreeMap;
@@ -22,8 +23,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    match run(&options) {
+    let line = CommandLine::parse();
+    let report = match &line.command {
+        None => run(&line.load),
+        Some(Command::Groups(options)) => groups::run(options),
+    };
+    match report {
         Ok(report) => {
             print!("{report}");
             ExitCode::SUCCESS

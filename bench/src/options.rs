@@ -1,5 +1,6 @@
 //! What a run does.
 
+use crate::groups::GroupOptions;
 use clap::Parser;
 use std::net::SocketAddr;
 
@@ -8,7 +9,25 @@ use std::net::SocketAddr;
 /// With a rate, records are due at fixed times whatever the broker does, and latency counts from when a record was due:
 /// a broker that stalls is charged for all that had to wait. Without, every producer keeps its requests in flight full.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "kafscale-bench", version)]
+#[command(name = "kafscale-bench", version, args_conflicts_with_subcommands = true)]
+pub struct CommandLine {
+    /// Without a command: producers and consumers.
+    #[command(flatten)]
+    pub load: Options,
+    /// Something else.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What there is besides producers and consumers.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Command {
+    /// Consumer groups that live and commit.
+    Groups(GroupOptions),
+}
+
+/// Producers and consumers.
+#[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// A broker of the cluster.
     #[arg(long, default_value = "127.0.0.1:9092")]

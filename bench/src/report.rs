@@ -26,8 +26,14 @@ pub struct Report<'a> {
 
 const PERCENTILES: [(&str, f64); 4] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
 
-fn per_second(count: u64, time: Duration) -> f64 {
+/// A rate.
+pub fn per_second(count: u64, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64()
+}
+
+/// CPUs that a process kept busy between the samples.
+pub fn cores_busy(samples: Option<(Sample, Sample)>, time: Duration) -> Option<f64> {
+    cpu(samples).map(|seconds| seconds / time.as_secs_f64())
 }
 
 fn cpu(samples: Option<(Sample, Sample)>) -> Option<f64> {
@@ -83,22 +89,19 @@ impl Report<'_> {
             }
             out.push('\n');
         }
-        if let (Some(seconds), Some(per_gb), Some((_, after))) =
-            (cpu(self.broker), self.core_seconds_per_gb(), self.broker)
-        {
+        if let (Some(cores), Some(per_gb), Some((_, after))) = (
+            cores_busy(self.broker, self.measured),
+            self.core_seconds_per_gb(),
+            self.broker,
+        ) {
             let _ = writeln!(
                 out,
-                "broker        {:.2} cores busy, {per_gb:.2} core-seconds per GB acknowledged, {:.0} MiB resident",
-                seconds / self.measured.as_secs_f64(),
+                "broker        {cores:.2} cores busy, {per_gb:.2} core-seconds per GB acknowledged, {:.0} MiB resident",
                 after.resident_bytes as f64 / (1 << 20) as f64
             );
         }
-        if let Some(seconds) = cpu(self.own) {
-            let _ = writeln!(
-                out,
-                "load          {:.2} cores busy",
-                seconds / self.measured.as_secs_f64()
-            );
+        if let Some(cores) = cores_busy(self.own, self.measured) {
+            let _ = writeln!(out, "load          {cores:.2} cores busy");
         }
         out
     }
@@ -153,7 +156,7 @@ impl Report<'_> {
 }
 
 /// Milliseconds at some percentiles.
-fn percentiles(histogram: &Histogram<u64>) -> impl Iterator<Item = (&'static str, f64)> + '_ {
+pub fn percentiles(histogram: &Histogram<u64>) -> impl Iterator<Item = (&'static str, f64)> + '_ {
     PERCENTILES
         .into_iter()
         .map(|(name, quantile)| (name, histogram.value_at_quantile(quantile) as f64 / 1e6))
