@@ -1,10 +1,12 @@
-//! The HTTP port: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever supervises the broker.
+//! The HTTP port: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever supervises the broker, and what people
+//! look at ([`crate::status`]).
 //!
 //! Just enough HTTP/1.1: GET and HEAD, one request per connection, everything bounded in size and time.
 
 use crate::listener::ShardListener;
 use crate::metrics::Gatherer;
 use crate::runtime::Runtime;
+use crate::status::{Answer, Status};
 use futures::future::{select, Either};
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, FutureExt};
 use std::cell::Cell;
@@ -23,6 +25,12 @@ const HEADERS_MAX: usize = 64;
 const CONNECTIONS_MAX: usize = 64;
 /// Time for a whole exchange.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Headers of every answer: nothing but our own files runs in a browser, whatever topics and groups are called, and nothing
+/// is kept.
+const EVERYWHERE: &str = "Content-Security-Policy: default-src 'self'; img-src data:; frame-ancestors 'none'\r\n\
+    X-Content-Type-Options: nosniff\r\n\
+    Cache-Control: no-store\r\n";
 
 /// Whether the broker serves. Clones are one and the same, on any thread.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +67,8 @@ impl Readiness {
 /// The server. It runs on one shard.
 pub struct HttpServer {
     gatherer: Gatherer,
+    /// What people look at, if there is a broker behind it.
+    status: Option<Status>,
     readiness: Readiness,
     runtime: Rc<dyn Runtime>,
     open: Cell<usize>,
@@ -84,9 +94,10 @@ impl Response {
 
 impl HttpServer {
     /// A server with nothing open.
-    pub fn new(gatherer: Gatherer, readiness: Readiness, runtime: Rc<dyn Runtime>) -> Rc<Self> {
+    pub fn new(gatherer: Gatherer, status: Option<Status>, readiness: Readiness, runtime: Rc<dyn Runtime>) -> Rc<Self> {
         Rc::new(HttpServer {
             gatherer,
+            status,
             readiness,
             runtime,
             open: Cell::new(0),
@@ -123,7 +134,7 @@ impl HttpServer {
                 return;
             };
             let head = format!(
-                "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{EVERYWHERE}Connection: close\r\n\r\n",
                 response.status,
                 response.content_type,
                 response.body.len()
@@ -167,6 +178,10 @@ impl HttpServer {
         }
     }
 
+    async fn shown(&self, target: &str) -> Option<Answer> {
+        self.status.as_ref()?.answer(target).await
+    }
+
     async fn answer(&self, method: &str, target: &str) -> Response {
         if !matches!(method, "GET" | "HEAD") {
             return Response::text("405 Method Not Allowed", "GET or HEAD");
@@ -188,7 +203,15 @@ impl HttpServer {
                 Phase::Starting => Response::text("503 Service Unavailable", "starting"),
                 Phase::Draining => Response::text("503 Service Unavailable", "draining"),
             },
-            _ => Response::text("404 Not Found", "try /metrics, /healthz or /readyz"),
+            _ => match self.shown(target).await {
+                Some(answer) => Response {
+                    status: answer.status,
+                    content_type: answer.content_type,
+                    body: answer.body,
+                    head_only: false,
+                },
+                None => Response::text("404 Not Found", "try /, /api/v1/, /metrics, /healthz or /readyz"),
+            },
         };
         Response {
             head_only: method == "HEAD",

@@ -21,4 +21,5 @@ pub mod server;
 pub mod settings;
 pub mod shard;
 pub mod shutdown;
+pub mod status;
 pub mod topic_config;

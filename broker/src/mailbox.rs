@@ -4,6 +4,7 @@
 //! HTTP server and the simulator alike. Messages of one sender arrive in order: a pipelining producer relies on that.
 
 use crate::cluster::image::ClusterImage;
+use crate::shard::status::ShardStatus;
 use bytes::Bytes;
 use futures::channel::oneshot;
 use kafscale_codec::error_code::ErrorCode;
@@ -34,6 +35,8 @@ pub enum ShardRequest {
     EpochEnd(EpochEndRequest),
     /// Say how large partitions are, and who writes to them.
     Inspect(InspectRequest),
+    /// Tell people about itself.
+    Status(oneshot::Sender<ShardStatus>),
     /// The cluster has changed.
     Image(Arc<ClusterImage>),
     /// Accept nothing more, flush what is accepted, answer when all of it is answered.

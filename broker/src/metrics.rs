@@ -17,11 +17,12 @@ pub use snapshot::Snapshot;
 pub use store::{MeteredStore, StoreMetrics};
 
 use crate::runtime::{Instant, Runtime};
+use crate::shard::status::Traffic;
 use futures::channel::oneshot;
 use futures::future::{select, Either};
 use kafscale_codec::api::ApiKey;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -115,6 +116,27 @@ impl Metrics {
     /// Drops the series of a topic that was deleted, so that the page does not grow for ever.
     pub fn forget_topic(&self, name: &str) {
         self.topics.borrow_mut().remove(name);
+    }
+
+    /// Requests answered, of all APIs.
+    pub fn requests_answered(&self) -> u64 {
+        let counted = self.requests.iter().filter_map(OnceCell::get);
+        counted.map(|request| request.duration.count()).sum()
+    }
+
+    /// The traffic of all topics.
+    pub fn traffic(&self) -> BTreeMap<String, Traffic> {
+        let traffic = |topic: &TopicMetrics| Traffic {
+            produce_records: topic.produce_records.get(),
+            produce_bytes: topic.produce_bytes.get(),
+            fetch_records: topic.fetch_records.get(),
+            fetch_bytes: topic.fetch_bytes.get(),
+        };
+        let topics = self.topics.borrow();
+        topics
+            .iter()
+            .map(|(name, topic)| (name.to_string(), traffic(topic)))
+            .collect()
     }
 
     /// Everything counted so far.

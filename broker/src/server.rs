@@ -17,6 +17,7 @@ use crate::runtime::Runtime;
 use crate::settings::Settings;
 use crate::shard::Shard;
 use crate::shutdown::{Shutdown, Started};
+use crate::status::Status;
 use futures::future::{select, Either};
 use kafscale_codec::types::TopicId;
 use kafscale_metastore::embedded::{EmbeddedMetastore, OpenError};
@@ -230,7 +231,12 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
     let http = http.map(BoundListener::listen).transpose()?.map(Rc::new);
     if let Some(http) = http.clone() {
         let gatherer = Gatherer::new(parts.snapshots.clone(), runtime.clone());
-        let server = HttpServer::new(gatherer, parts.readiness.clone(), runtime.clone());
+        let server = HttpServer::new(
+            gatherer,
+            Some(Status::new(node.clone())),
+            parts.readiness.clone(),
+            runtime.clone(),
+        );
         runtime.spawn("http", Box::pin(async move { server.serve(http).await }));
     }
     let listener = Rc::new(listener.listen()?);

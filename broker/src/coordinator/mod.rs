@@ -27,6 +27,7 @@ pub use api::{
 pub use consumer::{Assignor, ConsumerHeartbeat, ConsumerMember, ConsumerState, MemberPhase};
 pub use ledger::{GroupWrite, Output, WriteId, RECORDS_PER_WRITE_MAX};
 pub use record::{GroupDecodeError, GroupState, MemberState, Record, StoredState};
+pub use subscription::parse_assignment;
 
 use crate::cluster::image::ClusterImage;
 use crate::planted::{self, Bug};

@@ -23,7 +23,12 @@ fn with_server<T: Send + 'static>(readiness: Readiness, client: impl FnOnce(Sock
         let shard = serve_snapshots(receivers.pop().unwrap(), metrics, runtime.clone(), Box::new(add));
         runtime.spawn("snapshots", Box::pin(shard));
 
-        let server = HttpServer::new(Gatherer::new(senders, runtime.clone()), readiness, runtime.clone());
+        let server = HttpServer::new(
+            Gatherer::new(senders, runtime.clone()),
+            None,
+            readiness,
+            runtime.clone(),
+        );
         let bound = bind_for_shards("127.0.0.1:0".parse().unwrap(), 1)
             .unwrap()
             .pop()

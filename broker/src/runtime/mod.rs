@@ -25,6 +25,11 @@ pub trait Runtime {
     /// Lets other ready tasks of the shard run. Loops over many items call it now and then.
     fn yield_now(&self) -> LocalFuture<'static, ()>;
 
+    /// CPU time that this shard has taken so far, spinning included. Zero where nobody measures.
+    fn busy(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Random bits; in simulation they come from the seed.
     fn random_u64(&self) -> u64;
 }

@@ -118,7 +118,7 @@ pub const TABLE: &[Spec] = &[
     spec("broker_port", "KAFSCALE_BROKER_PORT", number(1, 65535, ""), None,
         "The port that clients are told to connect to. Default: the port of `broker_addr`."),
     spec("metrics_addr", "KAFSCALE_METRICS_ADDR", Kind::Address, Some("0.0.0.0:9093"),
-        "Where `/metrics`, `/healthz` and `/readyz` are served over HTTP."),
+        "Where the status page, `/api/v1/`, `/metrics`, `/healthz` and `/readyz` are served over HTTP."),
     spec("rack", "KAFSCALE_RACK", Kind::Text, Some(""),
         "The rack or availability zone that clients are told. Empty: none."),
     spec("data_dir", "KAFSCALE_DATA_DIR", Kind::Path, Some("./kafscale-data"),

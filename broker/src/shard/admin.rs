@@ -147,15 +147,11 @@ impl Shard {
         let state = self.state.borrow();
         match state.led(key, -1) {
             Err(code) => error(code),
-            Ok(partition) => {
-                let segments = partition.segments.listed();
-                let segment_bytes: u64 = segments.map_or(0, |all| all.values().map(|segment| segment.bytes).sum());
-                Inspection {
-                    error: ErrorCode::NONE,
-                    size_bytes: segment_bytes + partition.log.tail_bytes(),
-                    producers: partition.log.producers.latest().collect(),
-                }
-            }
+            Ok(partition) => Inspection {
+                error: ErrorCode::NONE,
+                size_bytes: partition.size_bytes().unwrap_or_default(),
+                producers: partition.log.producers.latest().collect(),
+            },
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod produce;
 mod read_ahead;
 pub mod roll;
 pub mod segments;
+pub mod status;
 pub mod takeover;
 
 use crate::cluster::image::{ClusterImage, TopicImage};
@@ -32,6 +33,7 @@ use kafscale_storage_engine::object_store::ObjectStore;
 use kafscale_storage_engine::partition_log::{ObjectRef, PartitionKey, PartitionLog};
 use kafscale_storage_engine::pending_acks::PendingAcks;
 use kafscale_storage_engine::wal::StreamId;
+use status::ShardStatus;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
@@ -270,6 +272,7 @@ impl Shard {
             ShardRequest::DeleteRecords(request) => self.accept_delete_records(request),
             ShardRequest::EpochEnd(request) => self.epoch_end(request),
             ShardRequest::Inspect(request) => self.inspect(request),
+            ShardRequest::Status(reply) => self.tell_status(reply),
             ShardRequest::Image(image) => self.set_image(image),
             ShardRequest::Drain(reply) => self.start_drain(reply),
         }
@@ -296,6 +299,15 @@ impl Shard {
         self.drop_what_others_own(&image);
         *self.image.borrow_mut() = image;
         self.ownership_wake.wake();
+    }
+
+    fn tell_status(self: &Rc<Self>, reply: oneshot::Sender<ShardStatus>) {
+        let shard = self.clone();
+        self.runtime.spawn(
+            "status",
+            // Whoever asked may have gone.
+            Box::pin(async move { drop(reply.send(shard.status().await)) }),
+        );
     }
 
     fn start_list_offsets(self: &Rc<Self>, request: ListOffsetsRequest) {
@@ -348,6 +360,15 @@ impl Shard {
             live_objects: state.stream.as_ref().map_or(0, |stream| stream.live.len()),
             puts_in_flight: state.stream.as_ref().map_or(0, OpenStream::in_flight),
         }
+    }
+}
+
+impl Partition {
+    /// Bytes of its records in the object store; none as long as its segments are not listed.
+    fn size_bytes(&self) -> Option<u64> {
+        let segments = self.segments.listed()?;
+        let segment_bytes: u64 = segments.values().map(|segment| segment.bytes).sum();
+        Some(segment_bytes + self.log.tail_bytes())
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use kafscale_codec::messages::*;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -16,12 +16,16 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Broker {
     process: Child,
     pub address: SocketAddr,
+    http: SocketAddr,
 }
 
 impl Broker {
     pub fn start(data_dir: &Path) -> Self {
+        // Free a moment ago, and the kernel hands such ports out in turn.
+        let http = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+        let http = http.expect("a free port");
         let mut process = Command::new(env!("CARGO_BIN_EXE_kafscale-broker"))
-            .args(["--broker-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0"])
+            .args(["--broker-addr", "127.0.0.1:0", "--metrics-addr", &http.to_string()])
             .args(["--shards", "2", "--data-dir"])
             .arg(data_dir)
             .stderr(Stdio::piped())
@@ -39,7 +43,19 @@ impl Broker {
             }
         });
         let address = address.recv_timeout(PATIENCE).expect("the broker serves");
-        Broker { process, address }
+        Broker { process, address, http }
+    }
+
+    /// The head and the body of what the HTTP port answers.
+    pub fn get(&self, path: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(self.http).expect("the HTTP port listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout is set");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: broker\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers in text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        (head.to_string(), body.to_string())
     }
 
     pub fn connect(&self) -> Client {

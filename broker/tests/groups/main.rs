@@ -1,6 +1,7 @@
 //! Consumer groups from outside: the real binary, through the codec's client side.
 
 mod client;
+mod status;
 
 use bytes::Bytes;
 use client::{topic_request, Broker, Client, PATIENCE};
