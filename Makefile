@@ -6,8 +6,12 @@ SEEDS ?= 10000
 FUZZ_SECONDS ?= 60
 # Rounds of `make kill`.
 ROUNDS ?= 200
+# Of `make groups`: how long members come and go, how many there are at most, and of which clients (all).
+SECONDS ?= 180
+MEMBERS ?= 20
+CLIENTS ?=
 
-.PHONY: help build run test fmt lint deny docs sim model kill fuzz demo compat bench test-produce-consume test-consumer-group
+.PHONY: help build run test fmt lint deny docs sim model kill fuzz demo compat groups bench test-produce-consume test-consumer-group
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-22s %s\n", $$1, $$2 }'
@@ -51,6 +55,9 @@ demo: ## A broker, a producer and a consumer, in one terminal
 
 compat: ## Real Kafka clients against a real broker
 	@ci/compat.sh
+
+groups: ## Real consumer groups whose members are killed again and again: make groups SECONDS=180 MEMBERS=20 CLIENTS=java-4
+	@ci/compat.sh --groups --seconds $(SECONDS) --members $(MEMBERS) $(CLIENTS)
 
 test-produce-consume: ## kcat writes records and reads them back, also after a restart
 	@ci/compat.sh produce-consume

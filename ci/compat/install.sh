@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the clients of the suite, skipping what is there: ci/compat/install.sh [PIECE...], all pieces if none is named.
-# Pieces: kcat confluent kafka-python-2.0 kafka-python java kafka streams go node.
+# Pieces: kcat confluent kafka-python-2.0 kafka-python java kafka streams go node browser.
 #
 # Packages of the system come from apt; all else goes below .cache/compat, with a stamp of what it was made from. It ends
 # with 75 where something could not be fetched, and with another status where our own part is at fault.
@@ -100,18 +100,24 @@ go_piece() {
   stamp go
 }
 
-node_piece() {
+# node_packages NAME: the packages that NAME/package-lock.json pins.
+node_packages() {
   packages node nodejs npm
   packages npm npm
-  if made node "$here/node/package.json" "$here/node/package-lock.json"; then return 0; fi
-  echo "installing KafkaJS"
-  mkdir -p "$cache/node"
-  cp "$here/node/package.json" "$here/node/package-lock.json" "$cache/node/"
-  (cd "$cache/node" && retry npm ci --silent --no-audit --no-fund --ignore-scripts)
-  stamp node
+  if made "$1" "$here/$1/package.json" "$here/$1/package-lock.json"; then return 0; fi
+  echo "installing packages for $1"
+  mkdir -p "$cache/$1"
+  cp "$here/$1/package.json" "$here/$1/package-lock.json" "$cache/$1/"
+  (cd "$cache/$1" && retry npm ci --silent --no-audit --no-fund --ignore-scripts)
+  stamp "$1"
 }
 
-if [ $# = 0 ]; then set -- kcat confluent kafka-python-2.0 kafka-python java kafka streams go node; fi
+browser_piece() {
+  packages chromium chromium
+  node_packages browser
+}
+
+if [ $# = 0 ]; then set -- kcat confluent kafka-python-2.0 kafka-python java kafka streams go node browser; fi
 for piece in "$@"; do
   case $piece in
     kcat) packages kcat kcat ;;
@@ -120,7 +126,8 @@ for piece in "$@"; do
     kafka) jars ;;
     streams) streams_piece ;;
     go) go_piece ;;
-    node) node_piece ;;
+    node) node_packages node ;;
+    browser) browser_piece ;;
     *) echo "unknown piece: $piece" >&2; exit 2 ;;
   esac
 done

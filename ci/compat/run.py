@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Real Kafka clients against a real broker: ci/compat/run.py [--kafka] [NAME...], from the top of the repository.
 
-NAMEs are clients (driver/clients.py), `tools` (driver/tools.py), `streams`, `connect` (driver/frameworks.py) or scripts of
-this directory; all of them if none is given. --kafka runs the same cases against Apache Kafka, which tells whether the suite itself is right.
+NAMEs are clients (driver/clients.py), `tools` (driver/tools.py), `streams`, `connect` (driver/frameworks.py), `page` (driver/page.py) or scripts of
+this directory; all of them if none is given. --kafka runs the same cases against Apache Kafka, which tells whether the suite
+itself is right. --groups runs nothing but the clients' groups whose members come and go (driver/group_runs.py).
 """
 
 import argparse
@@ -13,7 +14,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from driver import cases, frameworks, tools  # noqa: E402
+from driver import cases, frameworks, group_runs, page, tools  # noqa: E402
 from driver.broker import Broker  # noqa: E402
 from driver.clients import CLIENTS, Failed, text  # noqa: E402
 
@@ -33,7 +34,7 @@ class Report:
     def run(self, name, title, case, broker=None):
         began = time.monotonic()
         try:
-            case()
+            figures = case()
         except cases.Skipped as reason:
             self.skipped += 1
             print(f"skipped  {name}: {title} ({reason})", flush=True)
@@ -47,6 +48,8 @@ class Report:
         else:
             self.passed += 1
             print(f"passed   {name}: {title} ({time.monotonic() - began:.1f} s)", flush=True)
+            if figures:
+                print(indent(figures), flush=True)
 
     def end(self):
         for failure in self.failed:
@@ -96,6 +99,20 @@ def run_clients(report, suite, clients, hub):
             report.run(client.name, title, case, suite.broker)
 
 
+def run_groups(report, clients, hub, options):
+    """The quickest client writes, if it is there: each round of records is a program of its own."""
+    writer = next((client for client in clients if client.name == group_runs.WRITER), hub)
+    for client in clients:
+        if client.name in group_runs.LEFT_OUT:
+            continue
+        title = f"a group of up to {options.members} members that join, leave and are killed, for {options.seconds} s"
+
+        def case(client=client):
+            return group_runs.run(client, writer, options.seconds, options.members, options.kafka)
+
+        report.run(client.name, title, case)
+
+
 def write_all(suite, hub):
     for compression in hub.compressions:
         cases.write(suite, hub, compression)
@@ -110,6 +127,8 @@ def pieces_of(names):
         pieces += ["kafka", "streams"]
     if any(script in names for script in SCRIPTS):
         pieces.append("kcat")
+    if page.NAME in names:
+        pieces += [page.PIECE, "browser"]
     return list(dict.fromkeys(pieces))
 
 
@@ -128,18 +147,25 @@ def find_hub(report, installed):
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--kafka", action="store_true", help="run against Apache Kafka instead")
+    arguments.add_argument("--groups", action="store_true", help="of the clients, only groups whose members come and go")
+    arguments.add_argument("--seconds", type=int, default=12, help="for which they come and go (12)")
+    arguments.add_argument("--members", type=int, default=6, help="of a group at the same time, at most (6)")
     arguments.add_argument("names", nargs="*")
     options = arguments.parse_args()
-    known = [client.name for client in CLIENTS] + ["tools", *frameworks.NAMES, *SCRIPTS]
+    known = [client.name for client in CLIENTS] + ["tools", *frameworks.NAMES, page.NAME, *SCRIPTS]
     unknown = [name for name in options.names if name not in known]
     if unknown:
         arguments.error(f"unknown: {' '.join(unknown)}; there are: {' '.join(known)}")
-    names = options.names or known
+    names = options.names or ([client.name for client in CLIENTS] if options.groups else known)
 
     report = Report()
     installed = {piece: install(report, piece) for piece in pieces_of(names)}
     clients = [client for client in CLIENTS if client.name in names and installed[client.piece]]
     hub = find_hub(report, installed) if clients else None
+    if hub is not None:
+        run_groups(report, clients, hub, options)
+    if options.groups:
+        return report.end()
 
     broker = Broker(options.kafka)
     try:
@@ -155,6 +181,8 @@ def main():
         for name, title, case in frameworks.all_cases(suite):
             if name in names and installed["kafka"] and installed["streams"]:
                 report.run(name, title, case, broker)
+        if page.NAME in names and installed[page.PIECE] and installed["browser"] and not options.kafka:
+            report.run(page.NAME, "topics, groups and shards, live, in Chromium", page.follows_what_changes)
     finally:
         status = broker.stop()
     report.run("broker", "ends cleanly on SIGTERM", lambda: ended_cleanly(status), broker)

@@ -73,22 +73,25 @@ def changed(event, partitions):
 
 
 def read(consumer):
-    messages = consumer.consume(1000, timeout=0.2)
+    # One by one: what is handed over counts as read, and is committed when partitions are given up, so that a batch that
+    # is still being gathered would be lost with its member.
+    message = consumer.poll(0.2)
+    if message is None:
+        return 0
     at = task.now()
-    for message in messages:
-        if message.error():
-            raise KafkaException(message.error())
-        task.emit(
-            message.topic(),
-            message.partition(),
-            message.offset(),
-            message.timestamp()[1],
-            message.key(),
-            message.value(),
-            message.headers(),
-            at,
-        )
-    return len(messages)
+    if message.error():
+        raise KafkaException(message.error())
+    task.emit(
+        message.topic(),
+        message.partition(),
+        message.offset(),
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+        message.headers(),
+        at,
+    )
+    return 1
 
 
 def commit(consumer):

@@ -27,6 +27,8 @@ class Broker:
         """`partitions`: of a topic that comes into being by itself. `session_ms`: of groups of the consumer protocol."""
         self.directory = tempfile.TemporaryDirectory(prefix="kafscale-compat-")
         self.log_path = os.path.join(self.directory.name, "log")
+        # Of the status page, which Kafka has not.
+        self.http = f"127.0.0.1:{free_port()}"
         if use_kafka:
             command, environment = self._kafka(partitions, session_ms)
         else:
@@ -45,7 +47,7 @@ class Broker:
     def _kafscale(self, partitions, session_ms):
         target = os.environ.get("CARGO_TARGET_DIR", "target")
         binary = os.environ.get("BROKER_BINARY", f"{target}/release/kafscale-broker")
-        command = [binary, "--broker-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0"]
+        command = [binary, "--broker-addr", "127.0.0.1:0", "--metrics-addr", self.http]
         command += ["--data-dir", os.path.join(self.directory.name, "data")]
         command += ["--auto-create-partitions", str(partitions)]
         if session_ms is not None:
@@ -99,6 +101,13 @@ class Broker:
                 self.process.wait()
         time.sleep(0.1)  # Its last lines are still on their way to the log.
         return status
+
+
+def free_port():
+    """A port that was free a moment ago; the kernel hands such ports out in turn."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 class CommittedOffsets:

@@ -6,7 +6,6 @@ import json
 import os
 import queue
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -14,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 
+from .broker import free_port
 from .clients import CACHE, Failed
 from .tools import Tools
 
@@ -161,8 +161,7 @@ class Worker(Process):
     """A worker of Connect in distributed mode."""
 
     def __init__(self, suite, directory, number):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        self.url = f"http://127.0.0.1:{free_port()}"
         settings = {
             "bootstrap.servers": suite.bootstrap,
             "group.id": "connect-cluster",

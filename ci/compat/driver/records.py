@@ -1,6 +1,7 @@
 """The records that every client writes, and how they are compared with what comes back."""
 
 import base64
+import itertools
 import random
 import time
 
@@ -69,7 +70,7 @@ def printable(data):
 
 def interleave(partitions):
     """One list with the partitions in turn, each in its order."""
-    return [record for turn in zip(*partitions) for record in turn]
+    return [record for turn in itertools.zip_longest(*partitions) for record in turn if record is not None]
 
 
 def change(partitions, how):

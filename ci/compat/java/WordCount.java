@@ -29,6 +29,8 @@ final class WordCount {
         settings.put(StreamsConfig.DEFAULT_KEY_SERDE_CLASS_CONFIG, Serdes.StringSerde.class);
         settings.put(StreamsConfig.DEFAULT_VALUE_SERDE_CLASS_CONFIG, Serdes.StringSerde.class);
         settings.put(StreamsConfig.COMMIT_INTERVAL_MS_CONFIG, 1000);
+        // One that is killed is missed sooner.
+        settings.put(StreamsConfig.consumerPrefix("session.timeout.ms"), 10000);
         String id = arguments[1];
         StreamsBuilder builder = new StreamsBuilder();
         KStream<String, String> lines = builder.stream(id + "-lines");
