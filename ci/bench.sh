@@ -17,7 +17,12 @@ run() {
   echo "== $*"
   # Let the broker roll and merge what the load before has left.
   sleep 2
-  "$bench" --bootstrap "$bootstrap" --broker-pid "$broker_pid" --topic "bench-$RANDOM" "$@"
+  local command=()
+  if [ "$1" = groups ]; then
+    command=(groups)
+    shift
+  fi
+  "$bench" "${command[@]}" --bootstrap "$bootstrap" --broker-pid "$broker_pid" --topic "bench-$RANDOM" "$@"
 }
 if [ -n "${BENCH_ARGS:-}" ]; then
   # shellcheck disable=SC2086

@@ -43,6 +43,34 @@ impl Consumed {
     }
 }
 
+/// A fetch session (KIP-227), in which a request names only the partitions whose position has changed.
+struct Session {
+    id: i32,
+    epoch: i32,
+}
+
+impl Session {
+    /// None yet: one is asked for, or none is wanted.
+    fn none(wanted: bool) -> Self {
+        Session {
+            id: 0,
+            epoch: if wanted { 0 } else { -1 },
+        }
+    }
+
+    fn goes_on(&self) -> bool {
+        self.id != 0
+    }
+
+    /// What the broker answered: 0 if it gives no session.
+    fn is(&mut self, id: i32) {
+        self.id = id;
+        if id != 0 {
+            self.epoch += 1;
+        }
+    }
+}
+
 /// Reads partitions of one leader from these offsets on until the clock is over.
 ///
 /// # Errors
@@ -55,29 +83,45 @@ pub fn run(
 ) -> Result<Consumed, BenchError> {
     let mut connection = Connection::open(leader)?;
     let mut consumed = Consumed::none();
+    let mut session = Session::none(options.fetch_sessions);
+    let mut changed: Vec<i32> = Vec::new();
     while !clock.is_over() {
-        let partitions = positions
-            .iter()
-            .map(|(partition, offset)| FetchPartition {
-                partition: *partition,
-                fetch_offset: *offset,
-                partition_max_bytes: PARTITION_BYTES_MAX,
-                ..FetchPartition::default()
-            })
-            .collect();
+        let wanted = |(partition, offset): (&i32, &i64)| FetchPartition {
+            partition: *partition,
+            fetch_offset: *offset,
+            partition_max_bytes: PARTITION_BYTES_MAX,
+            ..FetchPartition::default()
+        };
+        let partitions: Vec<FetchPartition> = if session.goes_on() {
+            let moved = |at: &i32| positions.get_key_value(at).map(wanted);
+            changed.drain(..).filter_map(|at| moved(&at)).collect()
+        } else {
+            positions.iter().map(wanted).collect()
+        };
+        let topic = FetchTopic {
+            topic: options.topic.clone(),
+            partitions,
+            ..FetchTopic::default()
+        };
         let request = FetchRequest {
             max_wait_ms: 500,
             min_bytes: 1,
             max_bytes: FETCH_BYTES_MAX,
-            topics: vec![FetchTopic {
-                topic: options.topic.clone(),
-                partitions,
-                ..FetchTopic::default()
-            }],
+            session_id: session.id,
+            session_epoch: session.epoch,
+            topics: if topic.partitions.is_empty() {
+                vec![]
+            } else {
+                vec![topic]
+            },
             ..FetchRequest::default()
         };
         let response = connection.ask(FETCH, &request)?;
         let now = clock.now_ns();
+        if response.error_code != ErrorCode::NONE {
+            return Err(BenchError::Refused("fetch".to_string(), response.error_code));
+        }
+        session.is(response.session_id);
         for data in response.responses.iter().flat_map(|topic| &topic.partitions) {
             if data.error_code != ErrorCode::NONE {
                 let what = format!("fetch of partition {}", data.partition_index);
@@ -88,6 +132,7 @@ pub fn run(
             };
             for records in data.records.iter().flat_map(|records| &records.0) {
                 take(records, now, clock, position, &mut consumed)?;
+                changed.push(data.partition_index);
             }
         }
     }

@@ -44,6 +44,9 @@ pub struct Options {
     /// Consumer connections, each reading all partitions from where they end at the start.
     #[arg(long, default_value_t = 1)]
     pub consumers: usize,
+    /// Consumers use fetch sessions (KIP-227): they say once which partitions they read, and hear of changes only.
+    #[arg(long)]
+    pub fetch_sessions: bool,
     /// Records per second of all producers together; 0 is as fast as it goes.
     #[arg(long, default_value_t = 0)]
     pub rate: u64,

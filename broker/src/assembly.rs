@@ -6,6 +6,7 @@ use crate::cluster::membership::Membership;
 use crate::cluster::reconciler::Reconciler;
 use crate::coordinator::host::{service_config, CoordinatorHost, HostParts, GROUP_REQUESTS_MAX};
 use crate::coordinator::service::{inbox as coordinator_inbox, CoordinatorHandle, CoordinatorInbox, ServiceEnd};
+use crate::handlers::SessionLimit;
 use crate::mailbox::{Inbox, ShardRequest, INBOX_CAPACITY};
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeConfig};
@@ -269,6 +270,7 @@ impl Assembly {
             runtime,
             metastore,
             budget: ByteBudget::new(REQUEST_BUDGET_BYTES),
+            fetch_sessions: SessionLimit::new(shard.metrics.clone()),
         });
         RunningShard {
             shard,

@@ -3,7 +3,7 @@
 //! A request has two stages. The first decides its order and runs before the next frame is looked at; the second waits
 //! (for durability, for data, for a group) beside those of the requests behind it.
 
-use crate::handlers::{self, Reply};
+use crate::handlers::{self, Client, Reply};
 use crate::node::Node;
 use bytes::BytesMut;
 use futures::future::{select, Either};
@@ -50,7 +50,8 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     let (reader, writer) = stream.split();
     let limit = node.config.requests_in_flight_max;
     let (replies, pending) = async_channel::bounded::<Reply>(limit);
-    let read = pin!(read_requests(&node, &client_host, reader, replies));
+    let client = Client::new(client_host);
+    let read = pin!(read_requests(&node, &client, reader, replies));
     let write = pin!(write_replies(writer, pending, limit));
     match select(read, write).await {
         // The client has said all it wants to: what is under way is still answered.
@@ -62,7 +63,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 
 async fn read_requests(
     node: &Rc<Node>,
-    client_host: &Rc<str>,
+    client: &Rc<Client>,
     mut reader: impl AsyncRead + Unpin,
     replies: async_channel::Sender<Reply>,
 ) -> Result<(), ConnectionError> {
@@ -72,7 +73,7 @@ async fn read_requests(
     loop {
         while let Some(frame) = frames.next_frame()? {
             let permit = node.budget.take(frame.len()).await;
-            let reply = handlers::dispatch(node, client_host, frame, permit).await?;
+            let reply = handlers::dispatch(node, client, frame, permit).await?;
             if replies.send(reply).await.is_err() {
                 return Ok(());
             }

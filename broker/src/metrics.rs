@@ -33,6 +33,7 @@ const API_KEYS: usize = 128;
 const SHARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The numbers of one shard. They are for that shard's thread only.
+#[derive(Debug)]
 pub struct Metrics {
     shard: usize,
     requests: Vec<OnceCell<RequestMetrics>>,
@@ -51,6 +52,10 @@ pub struct Metrics {
     pub connections_accepted: Counter,
     /// Client connections closed at once because there were too many.
     pub connections_refused: Counter,
+    /// Fetch sessions of open connections.
+    pub fetch_sessions: Gauge,
+    /// Partitions in them.
+    pub fetch_session_partitions: Gauge,
     /// When this shard last made something durable.
     pub last_upload_at: Cell<Option<Instant>>,
 }
@@ -91,6 +96,8 @@ impl Metrics {
             connections: Gauge::default(),
             connections_accepted: Counter::default(),
             connections_refused: Counter::default(),
+            fetch_sessions: Gauge::default(),
+            fetch_session_partitions: Gauge::default(),
             last_upload_at: Cell::new(None),
         })
     }
@@ -175,6 +182,9 @@ impl Metrics {
         into.gauge(&families::CONNECTIONS, vec![], self.connections.get() as f64);
         into.counter(&families::CONNECTIONS_ACCEPTED, vec![], self.connections_accepted.get());
         into.counter(&families::CONNECTIONS_REFUSED, vec![], self.connections_refused.get());
+        into.gauge(&families::FETCH_SESSIONS, vec![], self.fetch_sessions.get() as f64);
+        let partitions = self.fetch_session_partitions.get() as f64;
+        into.gauge(&families::FETCH_SESSION_PARTITIONS, vec![], partitions);
         if let Some(at) = self.last_upload_at.get() {
             let age = now.saturating_sub(at).as_secs_f64();
             into.gauge(&families::LAST_UPLOAD_AGE, vec![("shard", self.shard.to_string())], age);

@@ -4,6 +4,7 @@ use crate::broker_config::BrokerConfig;
 use crate::budget::ByteBudget;
 use crate::cluster::image::{ClusterImage, Leader, TopicImage};
 use crate::coordinator::service::CoordinatorHandle;
+use crate::handlers::SessionLimit;
 use crate::mailbox::{Inbox, ShardRequest};
 use crate::runtime::Runtime;
 use crate::shard::Shard;
@@ -57,6 +58,8 @@ pub struct Node {
     pub metastore: Rc<dyn Metastore>,
     /// Bytes of requests that may be under way on this shard.
     pub budget: Rc<ByteBudget>,
+    /// Fetch sessions of this shard's connections.
+    pub(crate) fetch_sessions: Rc<SessionLimit>,
 }
 
 /// A topic as a request names it.

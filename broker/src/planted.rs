@@ -28,6 +28,8 @@ pub enum Bug {
     LapsedCoordinator,
     /// Sessions and rebalances of groups never end by time.
     DeadlinesPassUnnoticed,
+    /// A fetch session is told of records only when the partition's end has moved since it was last told.
+    RecordsAreNoNews,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -106,7 +106,7 @@ pub struct ServedApi {
 /// Every API that the broker answers. A row stands here only if a handler does what it says.
 pub const SERVED: &[ServedApi] = &[
     served_api(ApiKey::Produce, 0, 13, "acks 0, 1 and −1; the last two are answered once the records are durable. Versions 0–2 carry message sets of magic 0 and 1, which become v2 batches."),
-    served_api(ApiKey::Fetch, 4, 17, "No fetch sessions: session id 0 is answered."),
+    served_api(ApiKey::Fetch, 4, 17, "Fetch sessions (KIP-227) last as long as their connection. From 16 on, NOT_LEADER_OR_FOLLOWER says who is (KIP-951)."),
     served_api(ApiKey::ListOffsets, 0, 10, "−1 latest, −2 earliest, −3 largest timestamp, −4 earliest local, −5 latest tiered, or any timestamp."),
     served_api(ApiKey::Metadata, 0, 13, "Creates topics where the client allows it and the broker does."),
     served_api(ApiKey::OffsetCommit, 0, 9, "Answered once the offsets are durable. A commit without member and generation is accepted while the group is empty."),

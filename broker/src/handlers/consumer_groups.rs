@@ -14,7 +14,7 @@ pub(super) async fn heartbeat(context: Context, request: ConsumerGroupHeartbeatR
         request,
         draws_own_id: context.version() >= HEARTBEAT_WITH_OWN_ID,
         client_id: context.header.client_id.clone().unwrap_or_default(),
-        client_host: context.client_host.to_string(),
+        client_host: context.client.host.to_string(),
         ..ConsumerHeartbeat::default() // The coordinator draws the random bits.
     };
     let heartbeat = GroupRequest::ConsumerHeartbeat(Box::new(heartbeat));

@@ -41,7 +41,7 @@ pub(super) async fn join(context: Context, request: JoinGroupRequest) -> Reply {
         member_id: request.member_id,
         group_instance_id: request.group_instance_id,
         client_id: context.header.client_id.clone().unwrap_or_default(),
-        client_host: context.client_host.to_string(),
+        client_host: context.client.host.to_string(),
         session_timeout_ms: request.session_timeout_ms,
         rebalance_timeout_ms: match version {
             0 => request.session_timeout_ms,

@@ -14,12 +14,15 @@ mod partitions;
 mod produce;
 mod topics;
 
+pub(crate) use fetch::SessionLimit;
+
 use crate::budget::Permit;
 use crate::connection::ConnectionError;
 use crate::mailbox::ShardRequest;
 use crate::node::{find_topic, route, Node, Route, TopicRef};
 use crate::runtime::Instant;
 use bytes::{BufMut, Bytes, BytesMut};
+use fetch::ConnectionSession;
 use futures::channel::oneshot;
 use kafscale_codec::api::{served, ApiKey};
 use kafscale_codec::error_code::ErrorCode;
@@ -33,12 +36,28 @@ use std::rc::Rc;
 /// The second stage of a request: completes with the response's bytes, or with none if the client wants no answer.
 pub type Reply = LocalFuture<'static, Result<Option<BufferList>, ConnectionError>>;
 
+/// What is known of the client behind a connection.
+pub(crate) struct Client {
+    /// Where it is, as Kafka writes it: `/127.0.0.1`.
+    host: Rc<str>,
+    fetch_session: Rc<ConnectionSession>,
+}
+
+impl Client {
+    /// A client that has said nothing yet.
+    pub fn new(host: Rc<str>) -> Rc<Self> {
+        Rc::new(Client {
+            host,
+            fetch_session: Rc::default(),
+        })
+    }
+}
+
 /// What every handler gets.
 pub(crate) struct Context {
     node: Rc<Node>,
     header: RequestHeader,
-    /// Where the client is, as Kafka writes it: `/127.0.0.1`.
-    client_host: Rc<str>,
+    client: Rc<Client>,
     /// Returned when the response is built: what is under way is bounded by it.
     permit: Permit,
     received: Instant,
@@ -61,7 +80,7 @@ impl Context {
             header,
             permit,
             received,
-            client_host: _,
+            client: _,
         } = self;
         Box::pin(async move {
             let response = response.await;
@@ -78,9 +97,9 @@ impl Context {
 }
 
 /// First stage: reads the request and puts it in its place. Returns when its order is decided.
-pub async fn dispatch(
+pub(crate) async fn dispatch(
     node: &Rc<Node>,
-    client_host: &Rc<str>,
+    client: &Rc<Client>,
     frame: Bytes,
     permit: Permit,
 ) -> Result<Reply, ConnectionError> {
@@ -98,12 +117,12 @@ pub async fn dispatch(
     }
     if node.config.trace_requests {
         let client_id = header.client_id.as_deref().unwrap_or("");
-        log::info!("request {:?} {version} from {client_host} {client_id:?}", api.key);
+        log::info!("request {:?} {version} from {} {client_id:?}", api.key, client.host);
     }
     let context = Context {
         node: node.clone(),
         header,
-        client_host: client_host.clone(),
+        client: client.clone(),
         permit,
         received: node.runtime.now(),
     };

@@ -82,6 +82,10 @@ families! {
     CONNECTIONS_ACCEPTED = "kafscale_connections_accepted_total", Counter, [];
     /// Client connections closed at once because there were too many.
     CONNECTIONS_REFUSED = "kafscale_connections_refused_total", Counter, [];
+    /// Fetch sessions of open connections.
+    FETCH_SESSIONS = "kafscale_fetch_sessions", Gauge, [];
+    /// Partitions in the fetch sessions of open connections.
+    FETCH_SESSION_PARTITIONS = "kafscale_fetch_session_partitions", Gauge, [];
     /// Time since a shard last made records durable. It grows while nobody produces.
     LAST_UPLOAD_AGE = "kafscale_last_upload_age_seconds", Gauge, ["shard"];
     /// Offset after the last record that consumers can read.

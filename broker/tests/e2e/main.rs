@@ -6,6 +6,7 @@
 mod bad_batches;
 mod bad_frames;
 mod client;
+mod fetch_sessions;
 mod hostile;
 mod kill;
 mod reading;

@@ -15,6 +15,7 @@ mod net;
 mod planted;
 mod random;
 mod scenario;
+mod session;
 mod workload;
 
 use scenario::{run, Report};

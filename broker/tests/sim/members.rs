@@ -3,6 +3,7 @@
 use crate::checkers::groups::{CommitEnd, CommitId, Partitions};
 use crate::checkers::ledger::Place;
 use crate::client::Connection;
+use crate::session::Reader;
 use crate::workload::{consume_from, Position, Work};
 use bytes::{BufMut, Bytes};
 use kafscale_broker::runtime::Instant;
@@ -77,7 +78,7 @@ struct Member {
     /// Generation and offsets of a commit that was held up on its way.
     late: Option<(i32, BTreeMap<i32, i64>)>,
     coordinator: Option<Connection>,
-    leaders: BTreeMap<i32, Connection>,
+    leaders: BTreeMap<i32, Reader>,
     heartbeat_due: Instant,
     /// Says all it has to say with its next heartbeat.
     tell_all: bool,

@@ -82,3 +82,8 @@ fn a_coordinator_that_is_not_registered_is_found() {
 fn a_member_that_stays_for_ever_is_found() {
     must_be_found(Bug::DeadlinesPassUnnoticed);
 }
+
+#[test]
+fn records_that_a_session_is_not_told_of_are_found() {
+    must_be_found(Bug::RecordsAreNoNews);
+}

@@ -3,6 +3,7 @@
 use crate::checkers::groups::GroupBook;
 use crate::checkers::ledger::{record_id, value_of, Ledger, Place, RecordId};
 use crate::client::{Client, Connection};
+use crate::session::Reader;
 use bytes::Bytes;
 use kafscale_codec::compression::Compression;
 use kafscale_codec::error_code::ErrorCode;
@@ -292,7 +293,7 @@ impl Position {
 pub async fn consumer(work: Rc<Work>, number: u32, topic: String, partitions: i32) {
     let who = format!("consumer {number} of {topic}");
     let mut positions: BTreeMap<i32, Position> = (0..partitions).map(|at| (at, Position::default())).collect();
-    let mut connections: BTreeMap<i32, Connection> = BTreeMap::new();
+    let mut readers: BTreeMap<i32, Reader> = BTreeMap::new();
     loop {
         work.doing(&who, || format!("is at {positions:?}"));
         let left: Vec<i32> = {
@@ -306,7 +307,7 @@ pub async fn consumer(work: Rc<Work>, number: u32, topic: String, partitions: i3
         if left.is_empty() {
             break;
         }
-        read_some(&work, &topic, left, &mut positions, &mut connections).await;
+        read_some(&work, &topic, left, &mut positions, &mut readers).await;
     }
     work.done(&who);
 }
@@ -316,10 +317,10 @@ pub async fn consume_from(
     work: &Work,
     topic: &str,
     positions: &mut BTreeMap<i32, Position>,
-    connections: &mut BTreeMap<i32, Connection>,
+    readers: &mut BTreeMap<i32, Reader>,
 ) {
     let wanted = positions.keys().copied().collect();
-    read_some(work, topic, wanted, positions, connections).await;
+    read_some(work, topic, wanted, positions, readers).await;
 }
 
 /// Reads on from the leader of one of the wanted partitions, or looks for it.
@@ -328,7 +329,7 @@ async fn read_some(
     topic: &str,
     wanted: Vec<i32>,
     positions: &mut BTreeMap<i32, Position>,
-    connections: &mut BTreeMap<i32, Connection>,
+    readers: &mut BTreeMap<i32, Reader>,
 ) {
     let client = &work.client;
     let Some(leader) = positions[&client.world.draw(|random| *random.pick(&wanted))].leader else {
@@ -344,9 +345,9 @@ async fn read_some(
         .into_iter()
         .filter(|at| positions[at].leader == Some(leader))
         .collect();
-    let fetched = fetch_some(work, connections, leader, topic, &asked, positions).await;
+    let fetched = fetch_some(work, readers, leader, topic, &asked, positions).await;
     if fetched.is_err() || work.loses_patience() {
-        connections.remove(&leader);
+        readers.remove(&leader);
     }
     if fetched.is_err() || client.world.draw(|random| random.permille(100)) {
         // Others of its partitions may have moved.
@@ -356,40 +357,21 @@ async fn read_some(
 
 async fn fetch_some(
     work: &Work,
-    connections: &mut BTreeMap<i32, Connection>,
+    readers: &mut BTreeMap<i32, Reader>,
     leader: i32,
     topic: &str,
     asked: &[i32],
     positions: &mut BTreeMap<i32, Position>,
 ) -> io::Result<()> {
-    let connection = match connections.entry(leader) {
+    let world = &work.client.world;
+    let reader = match readers.entry(leader) {
         Entry::Occupied(open) => open.into_mut(),
-        Entry::Vacant(none) => none.insert(work.client.connect(leader).await?),
+        Entry::Vacant(none) => none.insert(Reader::new(world, work.client.connect(leader).await?, topic)),
     };
-    let (wait, bytes) = work
-        .client
-        .world
-        .draw(|random| (random.between(0, 300), random.between(1, 8_000)));
-    let partition = |at: &i32| FetchPartition {
-        partition: *at,
-        current_leader_epoch: positions[at].epoch,
-        fetch_offset: positions[at].offset,
-        partition_max_bytes: bytes as i32,
-        ..FetchPartition::default()
-    };
-    let request = FetchRequest {
-        max_wait_ms: wait as i32,
-        min_bytes: 1,
-        max_bytes: 1 << 20,
-        topics: vec![FetchTopic {
-            topic: topic.to_string(),
-            partitions: asked.iter().map(partition).collect(),
-            ..FetchTopic::default()
-        }],
-        ..FetchRequest::default()
-    };
-    let response = connection.ask(FETCH, &request).await?;
-    for data in response.responses.iter().flat_map(|topic| &topic.partitions) {
+    let (wait, bytes) = world.draw(|random| (random.between(0, 300), random.between(1, 8_000)));
+    let place = |at: &i32| (*at, (positions[at].epoch, positions[at].offset));
+    let wanted = asked.iter().map(place).collect();
+    for data in &reader.fetch(world, &wanted, (wait as i32, bytes as i32)).await? {
         let place = (topic.to_string(), data.partition_index);
         let Some(position) = positions.get_mut(&data.partition_index) else {
             continue;
