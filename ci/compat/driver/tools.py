@@ -3,6 +3,7 @@
 import json
 import subprocess
 import tempfile
+import time
 
 from .broker import DESCRIBE_CONFIGS
 from .clients import CACHE, RUN_SECONDS, Failed, text
@@ -68,8 +69,11 @@ def cases_of(tools):
         ("kafka-console-consumer --from-beginning --group", tools.console_group),
         ("kafka-consumer-groups --list, --describe", tools.describe_group),
         ("kafka-consumer-groups --describe --members, --state, --all-groups", tools.describe_group_otherwise),
+        ("kafka-consumer-groups of live members, classic protocol", lambda: tools.live_group("classic")),
+        ("kafka-consumer-groups of live members, consumer protocol", lambda: tools.live_group("consumer")),
         ("kafka-consumer-groups --reset-offsets", tools.reset_offsets),
         ("kafka-consumer-groups --reset-offsets in all forms", tools.reset_offsets_in_all_forms),
+        ("kafka-consumer-groups --reset-offsets --dry-run, --export, --from-file, --all-topics", tools.reset_offsets_by_file),
         ("kafka-consumer-groups --delete-offsets", tools.delete_offsets),
         ("kafka-consumer-groups --delete", tools.delete_group),
         ("kafka-consumer-perf-test", tools.consumer_perf),
@@ -94,8 +98,8 @@ class Tools:
         """What this generation calls an option of OPTIONS_3."""
         return OPTIONS_3[name] if self.generation == "3" else name
 
-    def run(self, tool, *arguments, stdin=b""):
-        """The tool's standard output."""
+    def command(self, tool, *arguments):
+        """How the tool is started."""
         command = ["java", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         old = self.generation == "3"
         command += ["-cp", self.jars, (old and CLASSES_3.get(tool)) or CLASSES[tool]]
@@ -103,8 +107,13 @@ class Tools:
             command += ["--producer-props", f"bootstrap.servers={self.suite.bootstrap}"]
         else:
             command += ["--bootstrap-server", self.suite.bootstrap]
+        return [*command, *arguments]
+
+    def run(self, tool, *arguments, stdin=b""):
+        """The tool's standard output."""
+        command = self.command(tool, *arguments)
         try:
-            done = subprocess.run([*command, *arguments], input=stdin, capture_output=True, timeout=RUN_SECONDS)
+            done = subprocess.run(command, input=stdin, capture_output=True, timeout=RUN_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise Failed(f"{tool} took longer than {RUN_SECONDS} s\n{text(error.stderr)}") from None
         output = done.stdout.decode()
@@ -262,6 +271,89 @@ class Tools:
         self.run("kafka-consumer-groups", "--describe", "--group", self.group, "--members", "--verbose")
         expect(self.console_topic, self.run("kafka-consumer-groups", "--describe", "--all-groups").split())
         expect("Empty", self.run("kafka-consumer-groups", "--list", "--state").split())
+
+    def live_group(self, protocol):
+        """What is told of a group with a member at work, and that nobody may touch it meanwhile."""
+        self.suite.need_groups(protocol)
+        group = f"tools-{self.generation}-live-{protocol}"
+        arguments = ["--topic", self.perf_topic, "--group-id", group, "--reset-policy", "earliest"]
+        arguments += ["--group-protocol", protocol]
+        with tempfile.TemporaryFile() as output:
+            command = self.command("kafka-verifiable-consumer", *arguments)
+            member = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            try:
+                self.describe_live_group(group, protocol)
+            except Failed as failure:
+                output.seek(0)
+                raise Failed(f"{failure}\n{text(output.read())[-2000:]}") from None
+            finally:
+                member.terminate()
+                member.wait(RUN_SECONDS)
+        done = self.run("kafka-consumer-groups", "--delete", "--group", group)
+        expect("was successful", done)
+
+    def describe_live_group(self, group, protocol):
+        def groups(*arguments):
+            return self.run("kafka-consumer-groups", *arguments)
+
+        until = time.monotonic() + RUN_SECONDS
+        # All is read and committed. GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG CONSUMER-ID HOST CLIENT-ID
+        while True:
+            # Before the member has come, the tool says that there is no such group.
+            described = self.said("kafka-consumer-groups", "--describe", "--group", group, "--offsets")
+            rows = [line.split() for line in described.splitlines() if self.perf_topic in line.split()]
+            if len(rows) == PARTITIONS and all(row[5] == "0" for row in rows):
+                break
+            if time.monotonic() > until:
+                raise Failed(f"the group has not read all: {described}")
+        expect_equal(sum(int(row[3]) for row in rows), PERF_RECORDS)
+        expect_equal({row[7].startswith("/127.") for row in rows}, {True})
+        member_id = rows[0][6]
+        # The verbose form has a column more, the leader's epoch.
+        expect(member_id, groups("--describe", "--group", group, "--offsets", "--verbose").split())
+        for verbose in ([], ["--verbose"]):
+            members = [line.split() for line in groups("--describe", "--group", group, "--members", *verbose).splitlines()]
+            row = next((row for row in members if member_id in row), None)
+            expect(str(PARTITIONS), row or [])
+            if verbose:
+                owned = "0,1,2" if protocol == "classic" or self.generation == "3" else self.perf_topic
+                expect(owned, " ".join(row))
+            state = groups("--describe", "--group", group, "--state", *verbose)
+            expect("Stable", state.split())
+            expect("range" if protocol == "classic" else "uniform", state.split())
+        expect(group, groups("--list", "--state", "Stable").split())
+        expect(group, groups("--list", "--type", protocol).split())
+        other = "consumer" if protocol == "classic" else "classic"
+        if group in groups("--list", "--type", other).split():
+            raise Failed(f"{group} is listed as a group of the {other} protocol")
+        expect("not empty", self.said("kafka-consumer-groups", "--delete", "--group", group))
+        reset = ["--reset-offsets", "--group", group, "--topic", self.perf_topic, "--to-earliest", "--execute"]
+        expect("inactive", self.said("kafka-consumer-groups", *reset))
+        expect_equal(groups("--describe", "--group", group, "--offsets"), described)
+
+    def said(self, tool, *arguments):
+        """All that the tool says, whether or not it tells of the failure by its status."""
+        done = subprocess.run(self.command(tool, *arguments), capture_output=True, timeout=RUN_SECONDS)
+        return text(done.stdout) + text(done.stderr)
+
+    def reset_offsets_by_file(self):
+        """What --export writes --from-file reads; a dry run changes nothing."""
+        arguments = ["--reset-offsets", "--group", self.group]
+        before = self.offsets()
+        self.run("kafka-consumer-groups", *arguments, "--topic", self.console_topic, "--to-offset", "7", "--dry-run")
+        expect_equal(self.offsets(), before)
+        exported = self.run(
+            "kafka-consumer-groups", *arguments, "--topic", f"{self.console_topic}:0", "--to-offset", "42", "--export"
+        )
+        row = next((line for line in exported.splitlines() if self.console_topic in line), "")
+        expect_equal(row.replace('"', "").split(",")[-3:], [self.console_topic, "0", "42"])
+        with tempfile.NamedTemporaryFile("w", suffix=".csv") as plan:
+            plan.write(row + "\n")
+            plan.flush()
+            self.run("kafka-consumer-groups", *arguments, "--from-file", plan.name, "--execute")
+        expect([self.group, self.console_topic, "0", "42", str(LINES), str(LINES - 42)], self.offsets())
+        self.run("kafka-consumer-groups", *arguments, "--all-topics", "--to-offset", "300", "--execute")
+        expect([self.group, self.console_topic, "0", "300", str(LINES), str(LINES - 300)], self.offsets())
 
     def reset_offsets_in_all_forms(self):
         forms = [
