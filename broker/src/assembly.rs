@@ -4,6 +4,7 @@ use crate::broker_config::{broker_configs, topic_defaults, BrokerConfig};
 use crate::budget::ByteBudget;
 use crate::cluster::membership::Membership;
 use crate::cluster::reconciler::Reconciler;
+use crate::cluster::registration::Registration;
 use crate::coordinator::host::{service_config, CoordinatorHost, HostParts, GROUP_REQUESTS_MAX};
 use crate::coordinator::service::{inbox as coordinator_inbox, CoordinatorHandle, CoordinatorInbox, ServiceEnd};
 use crate::handlers::SessionLimit;
@@ -21,6 +22,7 @@ use kafscale_metastore::{cluster, counters, prefix_end, Metastore, MetastoreErro
 use kafscale_storage_engine::object_store::{ObjectStore, StoreError};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +31,9 @@ const REQUEST_BUDGET_BYTES: usize = 64 << 20;
 
 /// How long connections get to send their last answers after everything accepted is durable.
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
+
+/// How long the first shard waits for the others before the broker's registration is taken back.
+const OTHER_SHARDS_MAX: Duration = Duration::from_secs(10);
 
 /// Times and sizes that nobody has to set. The simulator makes them small, so that what is rare comes often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +75,9 @@ pub struct Assembly {
     pub cluster_id: String,
     /// All shards, by number.
     pub inboxes: Vec<Inbox>,
+    registration: Arc<Registration>,
+    /// Shards that have nothing left to do for anybody.
+    drained: Arc<AtomicUsize>,
     coordinator: CoordinatorHandle,
     topic_defaults: Arc<BTreeMap<String, String>>,
     broker_configs: Arc<[BrokerConfig]>,
@@ -103,6 +111,7 @@ pub struct RunningShard {
     pub node: Rc<Node>,
     membership: Option<Rc<Membership>>,
     coordinator: Option<Rc<CoordinatorHost>>,
+    drained: Arc<AtomicUsize>,
 }
 
 /// Takes a new incarnation, and finds the cluster, or founds it by the name `proposed_cluster_id`.
@@ -206,6 +215,8 @@ impl Assembly {
             broker,
             cluster_id,
             inboxes,
+            registration: Arc::default(),
+            drained: Arc::default(),
             coordinator,
         };
         let inboxes = Inboxes {
@@ -236,6 +247,7 @@ impl Assembly {
             store,
             metastore.clone(),
             metrics,
+            self.registration.clone(),
         );
         let running = shard.clone();
         runtime.spawn("shard", Box::pin(async move { running.run(inbox).await }));
@@ -247,6 +259,7 @@ impl Assembly {
                 self.broker.clone(),
                 Duration::from_millis(self.settings.broker_lease_ttl_ms),
                 self.inboxes.clone(),
+                self.registration.clone(),
             );
             membership.start();
             let reconciler = Reconciler::new(shard.clone(), self.tuning.reconcile_interval);
@@ -277,6 +290,7 @@ impl Assembly {
             node,
             membership,
             coordinator,
+            drained: self.drained.clone(),
         }
     }
 
@@ -342,7 +356,8 @@ impl RunningShard {
         }
     }
 
-    /// Refuses new records, and completes when everything accepted is durable and answered.
+    /// Refuses new records, and completes when everything accepted is durable and answered; on the first shard, when all
+    /// shards are so far and the broker is registered no more.
     pub async fn drain(&self) {
         if let Some(coordinator) = &self.coordinator {
             coordinator.stop();
@@ -355,10 +370,21 @@ impl RunningShard {
             // Who waits in a group has been answered then.
             coordinator.ended().await;
         }
+        self.drained.fetch_add(1, Ordering::AcqRel);
         if let Some(membership) = &self.membership {
-            membership.stop();
+            self.wait_for_other_shards().await;
+            membership.stop().await;
         }
         self.node.runtime.sleep(LAST_ANSWERS).await;
+    }
+
+    /// While one of them has records on their way nobody shall take over. One that has failed counts for nothing.
+    async fn wait_for_other_shards(&self) {
+        let runtime = &self.node.runtime;
+        let until = runtime.now() + OTHER_SHARDS_MAX;
+        while self.drained.load(Ordering::Acquire) < self.node.inboxes.len() && runtime.now() < until {
+            runtime.sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// Ends every task at its next step.

@@ -177,6 +177,18 @@ pub struct ListOffsetsResult {
     pub leader_epoch: i32,
 }
 
+impl ListOffsetsResult {
+    /// Nothing is known.
+    pub fn error(error: ErrorCode) -> Self {
+        ListOffsetsResult {
+            error,
+            timestamp: -1,
+            offset: -1,
+            leader_epoch: -1,
+        }
+    }
+}
+
 /// Deletes the records of one partition before an offset.
 #[derive(Debug)]
 pub struct DeleteRecordsRequest {

@@ -30,6 +30,16 @@ pub enum Bug {
     DeadlinesPassUnnoticed,
     /// A fetch session is told of records only when the partition's end has moved since it was last told.
     RecordsAreNoNews,
+    /// A partition is handed over while records of it are not durable yet.
+    HandOverTooEarly,
+    /// A leader whose registration has lapsed reads without asking whether it was replaced.
+    ZombieReads,
+    /// A successor looks for a stream's end without marking the stream first.
+    SealingSkipped,
+    /// A stream's owner trims it although a successor looks for its end.
+    TrimUnderSuccessor,
+    /// A segment is taken for recorded although the partition has another owner.
+    RollUnfenced,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -1,8 +1,10 @@
 //! Registers the broker, follows the metastore and hands every shard the picture of the cluster.
 
 use super::image::{ClusterImage, Leader, TopicImage};
+use super::registration::Registration;
 use crate::mailbox::{Inbox, ShardRequest};
 use crate::runtime::{Instant, Runtime};
+use futures::future::select;
 use kafscale_metastore::brokers::register_broker;
 use kafscale_metastore::keys::{
     BrokerRecord, Key, PartitionRecord, RecordError, TopicRecord, BROKERS_PREFIX, PARTITIONS_PREFIX, TOPICS_PREFIX,
@@ -11,12 +13,16 @@ use kafscale_metastore::operation::{read_all, OperationError};
 use kafscale_metastore::{KeyValue, LeaseId, Metastore, MetastoreError, WatchEvent};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Pause before the metastore is asked again after an error.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long an orderly end waits for the metastore to take the registration back.
+const REVOKE_MAX: Duration = Duration::from_secs(2);
 
 /// Why the cluster cannot be followed for the moment.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +68,11 @@ pub struct Membership {
     loaded: RefCell<[bool; 3]>,
     changed: (async_channel::Sender<()>, async_channel::Receiver<()>),
     stopped: Cell<bool>,
-    /// The present registration: which one it is, and until when it surely lasts.
-    registered: Cell<(u64, Instant)>,
+    registration: Arc<Registration>,
+    /// Closed when it is to end.
+    ending: (async_channel::Sender<()>, async_channel::Receiver<()>),
+    /// Closed once the broker is registered no more.
+    ended: (async_channel::Sender<()>, async_channel::Receiver<()>),
 }
 
 impl Membership {
@@ -75,6 +84,7 @@ impl Membership {
         broker: BrokerRecord,
         lease_ttl: Duration,
         inboxes: Vec<Inbox>,
+        registration: Arc<Registration>,
     ) -> Rc<Self> {
         Rc::new(Membership {
             runtime,
@@ -90,7 +100,9 @@ impl Membership {
             loaded: RefCell::default(),
             changed: async_channel::bounded(1),
             stopped: Cell::new(false),
-            registered: Cell::new((0, Instant::ZERO)),
+            registration,
+            ending: async_channel::bounded(1),
+            ended: async_channel::bounded(1),
         })
     }
 
@@ -109,24 +121,30 @@ impl Membership {
             .spawn("publish", Box::pin(async move { member.publish().await }));
     }
 
-    /// Ends the tasks at their next step; the registration lapses with its lease.
-    pub fn stop(&self) {
+    /// Ends the tasks, and completes once the broker is not registered any more: others take over at once. If the
+    /// metastore does not answer, the registration lapses with its lease.
+    pub async fn stop(&self) {
         self.stopped.set(true);
         let _ = self.changed.0.try_send(());
+        self.ending.0.close();
+        // Nothing is ever sent: it ends when the channel is closed.
+        let ended = self.ended.1.recv();
+        select(pin!(ended), self.runtime.sleep(REVOKE_MAX)).await;
     }
 
     /// The number of the registration, if it surely lasts; another one means that the broker was not registered for a
     /// while, and others may have taken what it had. Ends before the metastore lets the lease lapse, as far as the clocks
     /// run at the same speed within a tenth.
     pub fn term(&self) -> Option<u64> {
-        let (term, until) = self.registered.get();
-        (self.runtime.now() < until).then_some(term)
+        (self.runtime.now() < self.registration.until()).then(|| self.registration.term())
     }
 
     fn renewed(&self, asked: Instant, anew: bool) {
-        let (term, _) = self.registered.get();
-        let until = asked.saturating_add(self.lease_ttl - self.lease_ttl / 10);
-        self.registered.set((term + u64::from(anew), until));
+        if anew {
+            self.registration.begin();
+        }
+        self.registration
+            .lasts_until(asked.saturating_add(self.lease_ttl - self.lease_ttl / 10));
     }
 
     async fn stay_registered(self: Rc<Self>) {
@@ -161,14 +179,15 @@ impl Membership {
                     RETRY_PAUSE
                 }
             };
-            self.runtime.sleep(pause).await;
+            select(pin!(self.ending.1.recv()), self.runtime.sleep(pause)).await;
         }
-        self.registered.set((0, Instant::ZERO));
+        self.registration.lasts_until(Instant::ZERO);
         if let Some(lease) = lease {
             if let Err(error) = self.metastore.lease_revoke(lease).await {
                 log::warn!("revoke the lease: {error}; it lapses by itself");
             }
         }
+        self.ended.0.close();
     }
 
     async fn register(&self) -> Result<LeaseId, FollowError> {

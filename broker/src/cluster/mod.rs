@@ -3,3 +3,4 @@
 pub mod image;
 pub mod membership;
 pub mod reconciler;
+pub mod registration;

@@ -5,6 +5,7 @@ use futures::FutureExt;
 use kafscale_storage_engine::object_store::LocalFuture;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The runtime of the executor it is used on.
@@ -13,11 +14,14 @@ pub struct GlommioRuntime {
     start: std::time::Instant,
 }
 
+/// When the process first asked for the time.
+static START: OnceLock<std::time::Instant> = OnceLock::new();
+
 impl GlommioRuntime {
-    /// A runtime whose time starts now.
+    /// A runtime; all of a process have the same time.
     pub fn new() -> Rc<Self> {
         Rc::new(GlommioRuntime {
-            start: std::time::Instant::now(),
+            start: *START.get_or_init(std::time::Instant::now),
         })
     }
 }

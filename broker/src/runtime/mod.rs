@@ -5,7 +5,7 @@ pub mod glommio;
 use kafscale_storage_engine::object_store::LocalFuture;
 use std::time::Duration;
 
-/// Time since an arbitrary start, never backwards.
+/// Time since an arbitrary start that all shards of a broker share, never backwards.
 pub type Instant = Duration;
 
 /// Time, sleep and tasks of one shard.

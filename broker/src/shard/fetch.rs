@@ -66,14 +66,20 @@ impl Shard {
             max_bytes,
             reply,
         } = request;
-        if let Some(results) = self.fetch_from_memory(&partitions, max_bytes) {
-            let _ = reply.send(results);
-            return;
+        if self.surely_leads() {
+            if let Some(results) = self.fetch_from_memory(&partitions, max_bytes) {
+                let _ = reply.send(results);
+                return;
+            }
         }
         self.runtime.spawn(
             "fetch",
             Box::pin(async move {
-                let _ = reply.send(shard.fetch(&partitions, max_bytes).await);
+                let results = match shard.leads().await {
+                    true => shard.fetch(&partitions, max_bytes).await,
+                    false => vec![FetchResult::error(ErrorCode::NOT_LEADER_OR_FOLLOWER); partitions.len()],
+                };
+                let _ = reply.send(results);
             }),
         );
     }
@@ -322,12 +328,7 @@ impl Shard {
         timestamp: i64,
         current_leader_epoch: i32,
     ) -> ListOffsetsResult {
-        let error = |error| ListOffsetsResult {
-            error,
-            timestamp: -1,
-            offset: -1,
-            leader_epoch: -1,
-        };
+        let error = ListOffsetsResult::error;
         let (start, high_watermark) = {
             let state = self.state.borrow();
             match state.led(key, current_leader_epoch) {

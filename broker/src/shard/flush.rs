@@ -47,7 +47,7 @@ struct FlushJob {
 
 /// Why a slot was not won.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lost {
+pub(super) enum Lost {
     /// A successor's fence is there.
     Fenced,
     /// It took too long, or the slot holds what it never should.
@@ -317,7 +317,7 @@ impl Shard {
 
     /// The stream has a successor's fence, or its slot cannot be won: nothing that waits will be acknowledged, and every
     /// partition has to be claimed anew.
-    fn stream_lost(self: &Rc<Self>, stream: StreamId, lost: Lost) {
+    pub(super) fn stream_lost(self: &Rc<Self>, stream: StreamId, lost: Lost) {
         let mut state = self.state.borrow_mut();
         if state.stream.as_ref().is_none_or(|open| open.id != stream) {
             return;

@@ -2,12 +2,15 @@
 //!
 //! A shard lives on one executor, so its state is a plain `RefCell`: no borrow is held across an `.await`, and what may
 //! have changed meanwhile is checked again after it. [`produce`] accepts, [`flush`] makes durable, [`fetch`] reads,
-//! [`read_ahead`] reads before somebody asks, [`roll`] turns the tail into segments, [`ownership`] claims partitions and gives them up, [`admin`] does what
+//! [`read_ahead`] reads before somebody asks, [`roll`] turns the tail into segments, [`ownership`] claims partitions and gives them up,
+//! [`hand_over`] passes them on, [`leadership`] makes sure of them, [`admin`] does what
 //! administrators ask.
 
 pub mod admin;
 pub mod fetch;
 pub mod flush;
+mod hand_over;
+mod leadership;
 pub mod ownership;
 pub mod produce;
 mod read_ahead;
@@ -17,8 +20,10 @@ pub mod status;
 pub mod takeover;
 
 use crate::cluster::image::{ClusterImage, TopicImage};
+use crate::cluster::registration::Registration;
 use crate::mailbox::{
-    DeleteRecordsRequest, ListOffsetsRequest, PartitionStats, ProduceResult, ShardRequest, ShardStats,
+    DeleteRecordsRequest, ListOffsetsRequest, ListOffsetsResult, PartitionStats, ProduceResult, ShardRequest,
+    ShardStats,
 };
 use crate::metrics::{Metrics, TopicMetrics};
 use crate::runtime::{Instant, Runtime};
@@ -33,6 +38,7 @@ use kafscale_storage_engine::object_store::ObjectStore;
 use kafscale_storage_engine::partition_log::{ObjectRef, PartitionKey, PartitionLog};
 use kafscale_storage_engine::pending_acks::PendingAcks;
 use kafscale_storage_engine::wal::StreamId;
+use leadership::Questions;
 use status::ShardStatus;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -103,6 +109,12 @@ pub struct Shard {
     ownership_wake: Wake,
     draining: Cell<bool>,
     stopped: Cell<bool>,
+    /// The picture by which nothing here belongs to another broker.
+    placed: RefCell<Option<Arc<ClusterImage>>>,
+    registration: Arc<Registration>,
+    /// The registration since which it is known that nobody has taken over.
+    led_since: Cell<u64>,
+    questions: Questions,
 }
 
 /// Partitions by key. The hasher has no random keys: its order is the same in every run of a simulation, and what it
@@ -175,6 +187,8 @@ struct Partition {
     segments: segments::SegmentList,
     hints: VecDeque<fetch::PositionHint>,
     retention_checked: Instant,
+    /// It is being handed over: nothing is appended any more.
+    moving: bool,
 }
 
 /// A wake-up that is remembered until it is taken; many make one.
@@ -208,6 +222,7 @@ impl Shard {
         store: Rc<dyn ObjectStore>,
         metastore: Rc<dyn Metastore>,
         metrics: Rc<Metrics>,
+        registration: Arc<Registration>,
     ) -> Rc<Self> {
         let cache = BlockCache::new(store.clone(), config.cache_bytes as u64, fetch::CACHE_BLOCK_BYTES);
         Rc::new(Shard {
@@ -234,6 +249,10 @@ impl Shard {
             ownership_wake: Wake::new(),
             draining: Cell::new(false),
             stopped: Cell::new(false),
+            placed: RefCell::default(),
+            registration,
+            led_since: Cell::new(0),
+            questions: Questions::default(),
             config,
         })
     }
@@ -315,15 +334,20 @@ impl Shard {
         self.runtime.spawn(
             "list-offsets",
             Box::pin(async move {
-                let result = shard
-                    .list_offsets(request.key, request.timestamp, request.current_leader_epoch)
-                    .await;
+                let result = match shard.leads().await {
+                    true => {
+                        shard
+                            .list_offsets(request.key, request.timestamp, request.current_leader_epoch)
+                            .await
+                    }
+                    false => ListOffsetsResult::error(ErrorCode::NOT_LEADER_OR_FOLLOWER),
+                };
                 let _ = request.reply.send(result);
             }),
         );
     }
 
-    /// Refuses new batches from now on and answers once every accepted one is answered.
+    /// Refuses new batches from now on and answers once every accepted one is answered and others may go on from there.
     fn start_drain(self: &Rc<Self>, reply: oneshot::Sender<()>) {
         self.draining.set(true);
         let shard = self.clone();
@@ -333,6 +357,9 @@ impl Shard {
                 while !shard.stopped.get() && !shard.state.borrow().acks.is_empty() {
                     shard.flush_wake.wake();
                     shard.runtime.sleep(Duration::from_millis(5)).await;
+                }
+                if !shard.stopped.get() {
+                    shard.end_own_stream().await;
                 }
                 let _ = reply.send(());
             }),

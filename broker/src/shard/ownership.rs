@@ -2,14 +2,15 @@
 
 use super::fetch::wake_all;
 use super::takeover::{ClaimError, StreamTail};
-use super::{OpenStream, Partition, PendingProduce, Shard, State};
+use super::{OpenStream, Partition, PendingProduce, Shard, ShardConfig, State};
 use crate::cluster::image::{preferred_shards, ClusterImage, TopicImage};
 use crate::mailbox::ProduceResult;
 use crate::metrics::Metrics;
 use crate::topic_config::TopicConfig;
+use futures::future::try_join_all;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_metastore::keys::{
-    counter_key, partition_key, stream_key, CountRecord, PartitionRecord, StreamRecord, StreamState,
+    broker_key, counter_key, partition_key, stream_key, CountRecord, PartitionRecord, StreamRecord, StreamState,
 };
 use kafscale_metastore::{Compare, Op, Revision, Txn};
 use kafscale_storage_engine::object_store::StoreError;
@@ -22,8 +23,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Partitions per claiming transaction; each takes a compare and a write.
-const CLAIM_BATCH: usize = 64;
+/// Partitions per claiming transaction; each takes a write and at most two compares, and the claimer takes one more.
+const CLAIM_BATCH: usize = 60;
+
+/// In a partition's record: nobody appends, so no stream has to be ended. Streams are counted from 1.
+pub(super) const NO_STREAM: u64 = 0;
 
 /// Pause after a claim failed.
 const CLAIM_RETRY: Duration = Duration::from_millis(250);
@@ -147,15 +151,17 @@ impl Shard {
         tails: &mut HashMap<StreamId, Rc<StreamTail>>,
     ) -> Result<usize, ClaimError> {
         let stream = self.ensure_stream().await?;
-        let mut found = Vec::with_capacity(batch.len());
-        for wanted in batch {
-            found.push(self.read_partition(wanted.key).await?);
-        }
+        let records = try_join_all(batch.iter().map(|wanted| self.read_partition(wanted.key))).await?;
+        let image = self.image();
+        let found: Vec<(&Wanted, Option<(PartitionRecord, Revision)>)> = batch
+            .iter()
+            .zip(records)
+            .filter(|(_, found)| self.is_free(&image, found.as_ref().map(|(record, _)| record)))
+            .collect();
         let streams: BTreeSet<StreamId> = found
             .iter()
-            .flatten()
-            .flat_map(|(record, _)| record.tail_streams.iter().copied().chain([record.stream]))
-            .map(StreamId)
+            .filter_map(|(_, found)| found.as_ref())
+            .flat_map(|(record, _)| streams_of(record))
             .filter(|id| *id != stream)
             .collect();
         for id in streams {
@@ -163,24 +169,33 @@ impl Shard {
                 place.insert(Rc::new(self.take_over(id).await?));
             }
         }
-        let mut txn = Txn::default();
-        let mut opened = Vec::with_capacity(batch.len());
-        for (wanted, found) in batch.iter().zip(found) {
-            let key = partition_key(wanted.key.topic_id, wanted.key.partition);
-            txn.compares.push(match &found {
-                Some((_, revision)) => Compare::ModRevision(key.clone(), *revision),
-                None => Compare::Absent(key.clone()),
-            });
-            let (log, record) = self
-                .open_log(wanted.key, found.map(|(record, _)| record), stream, tails)
-                .await?;
-            txn.ops.push(Op::Put {
-                key,
-                value: record.encode(),
-                lease: None,
-            });
-            opened.push((wanted, log, record));
+        if found.is_empty() {
+            return Ok(0);
         }
+        let owners = found.iter().filter_map(|(_, found)| found.as_ref());
+        let mut txn = Txn {
+            compares: self.owners_are_gone(&image, owners.map(|(record, _)| record)),
+            ops: Vec::with_capacity(found.len()),
+        };
+        for (wanted, found) in &found {
+            let key = partition_key(wanted.key.topic_id, wanted.key.partition);
+            txn.compares.push(match found {
+                Some((_, revision)) => Compare::ModRevision(key, *revision),
+                None => Compare::Absent(key),
+            });
+        }
+        let tails = &*tails;
+        let opened = try_join_all(found.into_iter().map(|(wanted, found)| async move {
+            let record = found.map(|(record, _)| record);
+            let (log, record) = self.open_log(wanted.key, record, stream, tails).await?;
+            Ok::<_, ClaimError>((wanted, log, record))
+        }))
+        .await?;
+        txn.ops.extend(opened.iter().map(|(wanted, _, record)| Op::Put {
+            key: partition_key(wanted.key.topic_id, wanted.key.partition),
+            value: record.encode(),
+            lease: None,
+        }));
         let outcome = self.metastore.txn(txn).await?;
         if !outcome.succeeded {
             return Err(ClaimError::Contended("the partitions to claim".to_string()));
@@ -204,6 +219,37 @@ impl Shard {
         Ok(count)
     }
 
+    /// Whether nobody else leads a partition, by its record: the picture by which it was wanted may be older.
+    fn is_free(&self, image: &ClusterImage, record: Option<&PartitionRecord>) -> bool {
+        record.is_none_or(|record| {
+            let ShardConfig {
+                broker_id,
+                incarnation,
+                shard,
+                ..
+            } = self.config;
+            let ours = (record.leader, record.leader_incarnation, record.shard) == (broker_id, incarnation, shard);
+            ours || !image.is_live(record.leader, record.leader_incarnation)
+        })
+    }
+
+    /// That this broker is registered when it claims, and that those who led before are not: while an owner is registered
+    /// nobody takes anything over from it, however old the claimer's picture is.
+    fn owners_are_gone<'a>(
+        &self,
+        image: &ClusterImage,
+        records: impl Iterator<Item = &'a PartitionRecord>,
+    ) -> Vec<Compare> {
+        let mut brokers: BTreeSet<i32> = records.map(|record| record.leader).filter(|id| *id >= 0).collect();
+        brokers.insert(self.config.broker_id);
+        let as_pictured = |id: i32| match image.brokers.get(&id) {
+            // Another life of the owner, or the claimer itself.
+            Some(broker) => Compare::Value(broker_key(id), broker.encode()),
+            None => Compare::Absent(broker_key(id)),
+        };
+        brokers.into_iter().map(as_pictured).collect()
+    }
+
     async fn read_partition(&self, key: PartitionKey) -> Result<Option<(PartitionRecord, Revision)>, ClaimError> {
         let found = self.metastore.get(&partition_key(key.topic_id, key.partition)).await?;
         found
@@ -224,7 +270,7 @@ impl Shard {
             leader_incarnation: 0,
             shard: 0,
             leader_epoch: -1,
-            stream: stream.0,
+            stream: NO_STREAM,
             log_start_offset: 0,
             rolled_offset: 0,
             tail_streams: Vec::new(),
@@ -234,8 +280,8 @@ impl Shard {
         let mut tail_streams = Vec::new();
         let since_ms = self.runtime.wall_clock_ms();
         let mut end = old.rolled_offset;
-        for id in old.tail_streams.iter().copied().chain([old.stream]) {
-            let runs = tails.get(&StreamId(id)).and_then(|tail| tail.get(&key));
+        for id in streams_of(&old) {
+            let runs = tails.get(&id).and_then(|tail| tail.get(&key));
             for (object, run) in runs
                 .into_iter()
                 .flatten()
@@ -262,8 +308,8 @@ impl Shard {
                     batches: None,
                     producers: run.producers.clone(),
                 });
-                if tail_streams.last() != Some(&id) {
-                    tail_streams.push(id);
+                if tail_streams.last() != Some(&id.0) {
+                    tail_streams.push(id.0);
                 }
             }
         }
@@ -324,6 +370,7 @@ impl Shard {
             return Ok(stream.id);
         }
         let counter = counter_key("streams");
+        self.led_since.set(self.registration.term());
         loop {
             let found = self.metastore.get(&counter).await?;
             let next = match &found {
@@ -377,6 +424,12 @@ impl Shard {
     }
 }
 
+/// The streams that may hold records of a partition that are not in segments, oldest first.
+fn streams_of(record: &PartitionRecord) -> impl Iterator<Item = StreamId> + '_ {
+    let all = record.tail_streams.iter().copied().chain([record.stream]);
+    all.filter(|id| *id != NO_STREAM).map(StreamId)
+}
+
 impl State {
     /// Drops one partition; batches of it that wait are answered with `error`, and what is in flight of it counts for
     /// nobody.
@@ -427,6 +480,7 @@ impl Partition {
             segments: Default::default(),
             hints: VecDeque::new(),
             retention_checked: Duration::ZERO,
+            moving: false,
         };
         partition.adopt_topic(topic, defaults);
         partition

@@ -76,7 +76,10 @@ impl Shard {
             buffered_bytes,
             ..
         } = state;
-        let partition = partitions.get_mut(&key).ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
+        let partition = partitions
+            .get_mut(&key)
+            .filter(|partition| !partition.moving)
+            .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
         let next_seq = stream.as_ref().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.next_seq;
         let config = partition.config.clone();
         if records.len() > config.max_message_bytes {

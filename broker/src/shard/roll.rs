@@ -6,6 +6,7 @@ use super::fetch::damaged;
 use super::segments::{given_up, SegmentRef};
 use super::takeover::ClaimError;
 use super::{LiveObject, Shard, State};
+use crate::planted::{self, Bug};
 use bytes::Bytes;
 use kafscale_codec::record_batch;
 use kafscale_metastore::keys::{partition_key, MergedObject, PartitionRecord, StreamRecord, StreamState};
@@ -42,6 +43,7 @@ impl Shard {
     /// One round: what was asked for, then roll, merge, trim, expire, delete.
     pub async fn housekeeping(&self) -> Result<(), ClaimError> {
         self.apply_deletions().await?;
+        self.hand_over_all().await;
         for key in self.due_for_rolling() {
             // One partition that cannot be rolled must not keep the others from it.
             if let Err(error) = self.roll(key).await {
@@ -291,6 +293,10 @@ impl Shard {
             };
             (record, txn)
         };
+        let mut txn = txn;
+        if planted::is(Bug::RollUnfenced) {
+            txn.compares.clear();
+        }
         let outcome = self.metastore.txn(txn).await;
         let mut state = self.state.borrow_mut();
         match outcome {
@@ -516,7 +522,10 @@ impl Shard {
             return Ok(false);
         }
         change(&mut record);
-        let updated = self.replace_stream(id, revision, &record).await?;
+        let updated = match self.replace_stream(id, revision, &record).await? {
+            None if planted::is(Bug::TrimUnderSuccessor) => Some(revision),
+            updated => updated,
+        };
         let mut state = self.state.borrow_mut();
         let Some(stream) = state.stream.as_mut().filter(|stream| stream.id == id) else {
             return Ok(false);

@@ -1,10 +1,10 @@
-//! Does the simulator find bugs? Each of these was planted on purpose, and must be found within some hundred seeds.
+//! Does the simulator find bugs? Each of these was planted on purpose, and must be found within some hundred seeds, rarely more.
 
 use crate::run_safely;
 use kafscale_broker::planted::{plant, Bug};
 
 /// Seeds in which a planted bug must show.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 2000;
 
 fn seed_that_finds(bug: Bug) -> Option<(u64, String)> {
     plant(Some(bug));
@@ -86,4 +86,29 @@ fn a_member_that_stays_for_ever_is_found() {
 #[test]
 fn records_that_a_session_is_not_told_of_are_found() {
     must_be_found(Bug::RecordsAreNoNews);
+}
+
+#[test]
+fn a_partition_that_is_handed_over_too_early_is_found() {
+    must_be_found(Bug::HandOverTooEarly);
+}
+
+#[test]
+fn a_zombie_that_goes_on_to_answer_reads_is_found() {
+    must_be_found(Bug::ZombieReads);
+}
+
+#[test]
+fn a_successor_that_skips_the_sealing_is_found() {
+    must_be_found(Bug::SealingSkipped);
+}
+
+#[test]
+fn a_trim_under_a_successor_is_found() {
+    must_be_found(Bug::TrimUnderSuccessor);
+}
+
+#[test]
+fn a_roll_that_nobody_fences_is_found() {
+    must_be_found(Bug::RollUnfenced);
 }

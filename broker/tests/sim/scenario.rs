@@ -4,6 +4,7 @@ use crate::checkers::coordinators::Coordinators;
 use crate::checkers::groups::GroupBook;
 use crate::checkers::ledger::{Ledger, Place};
 use crate::checkers::ownership::Ownership;
+use crate::checkers::placement;
 use crate::checkers::watermark::Watermarks;
 use crate::client::Client;
 use crate::cluster::{Cluster, Shape};
@@ -12,7 +13,9 @@ use crate::members::{check_committed, member, GroupPlan};
 use crate::nemesis::Nemesis;
 use crate::net::Network;
 use crate::random::Random;
-use crate::workload::{check_whole, consumer, deleter, end_offset, idempotent_producer, plain_producer, Work};
+use crate::workload::{
+    check_whole, consumer, deleter, end_offset, end_watcher, idempotent_producer, plain_producer, Work,
+};
 use kafscale_broker::assembly::Tuning;
 use kafscale_broker::settings::Settings;
 use std::cell::{Cell, RefCell};
@@ -26,7 +29,7 @@ const RUN_MAX: Duration = Duration::from_secs(600);
 /// Once all is well, everybody must have finished within this.
 const PROGRESS_MAX: Duration = Duration::from_secs(60);
 
-/// After this everybody has heard who leads what.
+/// After this nothing is on its way any more that nobody waits for.
 const SETTLE: Duration = Duration::from_secs(3);
 
 /// How often the checkers look into the shards.
@@ -89,6 +92,7 @@ struct Plan {
     idempotent: u32,
     plain: u32,
     deletions: usize,
+    end_questions: usize,
     batches: usize,
     rage: Duration,
     interval: Duration,
@@ -115,7 +119,10 @@ fn draw_shape(random: &mut Random) -> Shape {
         live_slots_max: random.between(2, 12) as usize,
         housekeeping_interval: random.micros(5_000, 200_000),
         reconcile_interval: random.micros(50_000, 1_000_000),
-        delete_grace: random.micros(500_000, 3_000_000),
+        delete_grace: match random.permille(250) {
+            true => Duration::ZERO,
+            false => random.micros(500_000, 3_000_000),
+        },
         put_give_up: random.micros(300_000, 3_000_000),
     };
     Shape {
@@ -141,6 +148,7 @@ fn draw_plan(random: &mut Random, shape: &Shape) -> Plan {
             true => random.between(1, 6) as usize,
             false => 0,
         },
+        end_questions: *random.pick(&[0, 0, 300]),
         batches: random.between(5, 40) as usize,
         rage: random.micros(200_000, 5_000_000),
         interval: random.micros(50_000, 600_000),
@@ -206,19 +214,20 @@ async fn scenario(world: World) -> (usize, usize, usize) {
     {
         return (0, 0, 0);
     }
-    // A broker that has just woken up may not know yet that others have taken over, and would name an old end.
+    // A plain producer does not wait for ever: what it sent may still be on its way.
     world.sleep(SETTLE).await;
     // A consumer that waits for more does not know yet that there is nothing more.
     let mut ends = BTreeMap::new();
     for (name, partitions) in &plan.topics {
         for partition in 0..*partitions {
             let place: Place = (name.clone(), partition);
-            let end = end_offset(&work.client, &place).await;
+            let end = end_offset(&work, &place).await;
             ends.insert(place, end);
         }
     }
     *work.ends.borrow_mut() = Some(ends.clone());
-    if !wait_until_idle(&world, &work, |who| !who.starts_with("member")).await
+    if !wait_until_placed(&world, &cluster, ends.len()).await
+        || !wait_until_idle(&world, &work, |who| !who.starts_with("member")).await
         || !wait_until_groups_rest(&world, &work, &plan, &ends).await
         || !wait_until_idle(&world, &work, |_| true).await
     {
@@ -259,6 +268,10 @@ fn start_workloads(world: &World, work: &Rc<Work>, plan: &Plan) {
         let place = world.draw(|random| random.pick(&places).clone());
         let produce = idempotent_producer(work.clone(), number, place, plan.batches);
         world.spawn(world.new_process(), "idempotent", Box::pin(produce));
+    }
+    if plan.end_questions > 0 {
+        let watch = end_watcher(work.clone(), places.clone(), plan.end_questions);
+        world.spawn(world.new_process(), "ends", Box::pin(watch));
     }
     if plan.deletions > 0 {
         let place = world.draw(|random| random.pick(&places).clone());
@@ -311,6 +324,24 @@ async fn wait_until_groups_rest(world: &World, work: &Work, plan: &Plan, ends: &
     }
     work.groups_over.set(true);
     true
+}
+
+/// Waits until every partition is where it belongs: a broker that came late has taken over what it should have.
+async fn wait_until_placed(world: &World, cluster: &Cluster, partitions: usize) -> bool {
+    let until = world.now() + PROGRESS_MAX;
+    loop {
+        let (led, misplaced) = placement::look(&cluster.shards());
+        if led == partitions && misplaced.is_empty() {
+            return true;
+        }
+        if world.now() >= until {
+            world.violate(format!(
+                "after {PROGRESS_MAX:?} {led} of {partitions} partitions are led, and not where they belong are {misplaced:?}"
+            ));
+            return false;
+        }
+        world.sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Waits until nobody of these is busy; says so if they never end.

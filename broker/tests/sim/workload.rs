@@ -371,13 +371,18 @@ async fn fetch_some(
     let (wait, bytes) = world.draw(|random| (random.between(0, 300), random.between(1, 8_000)));
     let place = |at: &i32| (*at, (positions[at].epoch, positions[at].offset));
     let wanted = asked.iter().map(place).collect();
+    let end_known = |at: &i32| (*at, work.ledger.end_known(&(topic.to_string(), *at)));
+    let ends_known: BTreeMap<i32, i64> = asked.iter().map(end_known).collect();
     for data in &reader.fetch(world, &wanted, (wait as i32, bytes as i32)).await? {
         let place = (topic.to_string(), data.partition_index);
         let Some(position) = positions.get_mut(&data.partition_index) else {
             continue;
         };
         match data.error_code {
-            ErrorCode::NONE => {}
+            ErrorCode::NONE => {
+                let end_known = ends_known.get(&data.partition_index).copied().unwrap_or_default();
+                work.ledger.end_told(&place, end_known, data.high_watermark);
+            }
             ErrorCode::OFFSET_OUT_OF_RANGE if position.offset < work.ledger.deletable(&place) => {
                 // Deleted meanwhile: `auto.offset.reset`.
                 position.offset = list_offset(&work.client, &place, EARLIEST).await.max(position.offset);
@@ -463,11 +468,30 @@ pub async fn deleter(work: Rc<Work>, place: Place, deletions: usize) {
 }
 
 /// Where a partition ends now.
-pub async fn end_offset(client: &Client, place: &Place) -> i64 {
-    list_offset(client, place, LATEST).await
+pub async fn end_offset(work: &Work, place: &Place) -> i64 {
+    let known = work.ledger.end_known(place);
+    let end = list_offset(&work.client, place, LATEST).await;
+    work.ledger.end_told(place, known, end);
+    end
 }
 
-async fn list_offset(client: &Client, place: &Place, timestamp: i64) -> i64 {
+/// Asks brokers again and again where partitions end, whether or not they should know: who answers must be right.
+pub async fn end_watcher(work: Rc<Work>, places: Vec<Place>, questions: usize) {
+    let client = &work.client;
+    for question in 0..questions {
+        work.doing("end watcher", || format!("asks question {question}"));
+        let place = client.world.draw(|random| random.pick(&places).clone());
+        let mut connection = client.bootstrap().await;
+        let known = work.ledger.end_known(&place);
+        if let Ok(Ok(end)) = ask_offset(&mut connection, &place, LATEST).await {
+            work.ledger.end_told(&place, known, end);
+        }
+        client.pause_ms(1, 40).await;
+    }
+    work.done("end watcher");
+}
+
+async fn ask_offset(connection: &mut Connection, place: &Place, timestamp: i64) -> io::Result<Result<i64, ErrorCode>> {
     let request = ListOffsetsRequest {
         topics: vec![ListOffsetsTopic {
             name: place.0.clone(),
@@ -479,13 +503,19 @@ async fn list_offset(client: &Client, place: &Place, timestamp: i64) -> i64 {
         }],
         ..ListOffsetsRequest::default()
     };
+    let response = connection.ask(LIST_OFFSETS, &request).await?;
+    let answer = &response.topics[0].partitions[0];
+    Ok(match answer.error_code {
+        ErrorCode::NONE => Ok(answer.offset),
+        error => Err(error),
+    })
+}
+
+async fn list_offset(client: &Client, place: &Place, timestamp: i64) -> i64 {
     loop {
         let mut connection = client.connect_to_leader(&place.0, place.1).await;
-        if let Ok(response) = connection.ask(LIST_OFFSETS, &request).await {
-            let answer = &response.topics[0].partitions[0];
-            if answer.error_code == ErrorCode::NONE {
-                return answer.offset;
-            }
+        if let Ok(Ok(offset)) = ask_offset(&mut connection, place, timestamp).await {
+            return offset;
         }
         client.back_off().await;
     }

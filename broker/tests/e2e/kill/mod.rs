@@ -54,9 +54,15 @@ pub struct Shared {
     producers_stop: AtomicBool,
     consumers_stop: AtomicBool,
     gave_up: AtomicBool,
+    /// Everything is being read: what is written faster than that could be read for ever.
+    reading: AtomicBool,
 }
 
 impl Shared {
+    pub fn reading(&self) -> bool {
+        self.reading.load(Ordering::Relaxed)
+    }
+
     pub fn producers_stop(&self) -> bool {
         self.producers_stop.load(Ordering::Relaxed)
     }
@@ -145,6 +151,7 @@ fn campaign(seed: u64, settings: &str, kill_after_ms: u64, rounds: u64, totals: 
         producers_stop: AtomicBool::new(false),
         consumers_stop: AtomicBool::new(false),
         gave_up: AtomicBool::new(false),
+        reading: AtomicBool::new(false),
     });
     let _give_up = GiveUp(shared.clone());
     let producers = start_producers(&shared);
@@ -173,7 +180,9 @@ fn campaign(seed: u64, settings: &str, kill_after_ms: u64, rounds: u64, totals: 
             read_ends.clear();
         }
         let read_began = Instant::now();
+        shared.reading.store(true, Ordering::Relaxed);
         read_all(&shared, &mut broker.connect(), &mut read_ends);
+        shared.reading.store(false, Ordering::Relaxed);
         let read = read_began.elapsed();
         check(&shared, round);
         println!(

@@ -108,6 +108,9 @@ impl Producer {
         let mut trouble = Trouble::default();
         while !self.is_done() {
             if self.in_flight.len() < IN_FLIGHT_MAX && !self.shared.producers_stop() {
+                if self.shared.reading() {
+                    std::thread::sleep(PAUSE);
+                }
                 self.send_new(&mut client)?;
             } else {
                 self.take_answer(&mut client, &mut trouble)?;

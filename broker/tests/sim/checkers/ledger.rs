@@ -34,6 +34,8 @@ struct Log {
     /// Records before it are deleted: the largest offset that a deletion was answered with.
     deleted: i64,
     sent: BTreeSet<RecordId>,
+    /// The largest end that anybody was told, or that follows from an acknowledgement.
+    end: i64,
 }
 
 /// The book of all partitions.
@@ -64,6 +66,23 @@ impl Ledger {
         self.logs.borrow_mut().entry(place.clone()).or_default().sent.insert(id);
     }
 
+    /// The largest end of a partition that anybody knows of: whoever asks from now on must not be told of a smaller one.
+    pub fn end_known(&self, place: &Place) -> i64 {
+        self.logs.borrow().get(place).map_or(0, |log| log.end)
+    }
+
+    /// A broker says that a partition ends at `end`; when it was asked, the end was known to be at `known` at least.
+    pub fn end_told(&self, place: &Place, known: i64, end: i64) {
+        if end < known {
+            self.world.violate(format!(
+                "{place:?}: its end is told as {end}, when {known} was known before it was asked for"
+            ));
+        }
+        let mut logs = self.logs.borrow_mut();
+        let log = logs.entry(place.clone()).or_default();
+        log.end = log.end.max(end);
+    }
+
     /// The broker says that these records are stored from `base_offset` on.
     pub fn acknowledged(&self, place: &Place, base_offset: i64, ids: &[RecordId]) {
         for (offset, id) in (base_offset..).zip(ids) {
@@ -71,6 +90,7 @@ impl Ledger {
             let mut logs = self.logs.borrow_mut();
             let log = logs.entry(place.clone()).or_default();
             log.acknowledged.insert(*id, offset);
+            log.end = log.end.max(offset + 1);
         }
     }
 

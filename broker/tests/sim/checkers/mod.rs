@@ -4,4 +4,5 @@ pub mod coordinators;
 pub mod groups;
 pub mod ledger;
 pub mod ownership;
+pub mod placement;
 pub mod watermark;
