@@ -1,0 +1,7 @@
+//! The etcd metastore against real etcd processes that are killed, stopped, cut off and restarted.
+
+// The lint exempts test functions, not the helpers beside them.
+#![allow(clippy::unwrap_used)]
+
+mod contract;
+mod support;
