@@ -1,8 +1,8 @@
 //! The thread of the embedded metastore: applies, commits, answers.
 
 use super::disk::{describe, Disk, OpenError, OpenFile};
-use super::{Reply, Request};
-use crate::history::SharedHistory;
+use crate::history::{HistoryWatch, SharedHistory};
+use crate::request::Reply;
 use crate::state::State;
 use crate::store::{MetastoreError, WatchEvent};
 use async_channel::Receiver;
@@ -52,6 +52,7 @@ enum Committed {
     Unknown(String),
 }
 
+type Request = crate::request::Request<HistoryWatch>;
 type Answer = Box<dyn FnOnce(&Committed)>;
 
 enum Received {
