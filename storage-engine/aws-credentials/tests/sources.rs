@@ -1,5 +1,7 @@
 //! Each source against an endpoint on loopback that plays its part.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests: a panic is how a test fails.
+
 use kafscale_aws_credentials::{Credentials, Environment, Error, Refresher, Settings, Source};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
