@@ -212,6 +212,8 @@ impl S3 for Directory {
         let stored = bucket.get(&input.key)?;
         let size = stored.description.size;
         let range = match input.range {
+            // No range says "nothing", so an empty object has none, not even at its end.
+            Some(_) if size == 0 => return Err(s3_error!(InvalidRange)),
             Some(range) => range.check(size)?,
             None => 0..size,
         };
