@@ -5,6 +5,7 @@ pub mod contract;
 pub mod faulty;
 pub mod local;
 pub mod memory;
+pub mod s3;
 
 use bytes::Bytes;
 use std::future::Future;
