@@ -160,6 +160,18 @@ pub enum RecogniseError {
         /// The object that should be there.
         marker: String,
     },
+    /// The metastore is new, and the store holds another cluster's records.
+    #[error(
+        "the object store holds the records of another cluster: there is {marker}, and the metastore is of cluster \
+         {cluster_id}. Set the metastore back, choose another namespace, or have the metastore rebuilt from the store \
+         (kafscale-broker rebuild)"
+    )]
+    Occupied {
+        /// The cluster that the metastore tells of.
+        cluster_id: String,
+        /// The object that says so.
+        marker: String,
+    },
     /// The metastore did not answer.
     #[error("metastore: {0}")]
     Metastore(#[from] MetastoreError),
@@ -193,6 +205,13 @@ pub async fn recognise(
                 marker,
             });
         }
+    }
+    let others = store.list(&format!("{namespace}/_cluster/"), None, 2).await?;
+    if let Some(other) = others.objects.into_iter().find(|other| other.key != marker) {
+        return Err(RecogniseError::Occupied {
+            cluster_id: cluster_id.to_string(),
+            marker: other.key,
+        });
     }
     match store.create(&marker, vec![Bytes::from_static(b"kafscale\n")]).await {
         Ok(()) | Err(StoreError::Conflict(_)) => Ok(()),

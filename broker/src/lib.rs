@@ -22,4 +22,5 @@ pub mod settings;
 pub mod shard;
 pub mod shutdown;
 pub mod status;
+pub mod stores;
 pub mod topic_config;

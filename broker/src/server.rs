@@ -3,7 +3,6 @@
 use crate::assembly::{introduce, recognise, Assembly, RunningShard, Seams, Tuning};
 use crate::connection;
 use crate::coordinator::service::{CoordinatorInbox, ServiceEnd};
-use crate::data_dir::{DataDir, DataDirError};
 use crate::executors::{self, ExecutorError, ExecutorOptions, ShardResult};
 use crate::http::{HttpServer, Phase, Readiness};
 use crate::listener::{bind_for_shards, BoundListener, ShardListener};
@@ -18,13 +17,11 @@ use crate::settings::Settings;
 use crate::shard::Shard;
 use crate::shutdown::{Shutdown, Started};
 use crate::status::Status;
+use crate::stores::{MetastoreHandle, Objects, Stores, StoresError};
 use futures::future::{select, Either};
 use kafscale_codec::types::TopicId;
-use kafscale_metastore::embedded::{EmbeddedMetastore, OpenError};
 use kafscale_metastore::operation::OperationError;
-use kafscale_storage_engine::object_store::local::LocalStore;
-use kafscale_storage_engine::object_store::memory::MemoryStore;
-use kafscale_storage_engine::object_store::{ObjectStore, StoreError};
+use kafscale_storage_engine::object_store::s3::probe;
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
@@ -36,18 +33,12 @@ use std::time::Duration;
 /// Why the broker did not start, or ended otherwise than asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The data directory cannot be used.
+    /// A store cannot be opened.
     #[error(transparent)]
-    DataDir(#[from] DataDirError),
-    /// The metastore cannot be opened.
-    #[error("metastore: {0}")]
-    OpenMetastore(#[from] OpenError),
+    Stores(#[from] StoresError),
     /// The metastore does not do its work.
     #[error("metastore: {0}")]
     Metastore(#[from] OperationError),
-    /// The object store cannot be opened.
-    #[error("object store: {0}")]
-    Store(#[from] StoreError),
     /// The listener cannot be opened.
     #[error("{0}")]
     Listen(io::Error),
@@ -59,28 +50,12 @@ pub enum ServeError {
     Executors(#[from] ExecutorError),
 }
 
-/// Which object store there is.
-#[derive(Clone)]
-enum Store {
-    Local(LocalStore),
-    Memory(MemoryStore),
-}
-
-impl Store {
-    fn for_shard(&self) -> Rc<dyn ObjectStore> {
-        match self {
-            Store::Local(store) => Rc::new(store.handle()),
-            Store::Memory(store) => Rc::new(store.clone()),
-        }
-    }
-}
-
 /// What every shard's thread starts from.
 #[derive(Clone)]
 struct Parts {
     assembly: Assembly,
-    metastore: EmbeddedMetastore,
-    store: Store,
+    metastore: MetastoreHandle,
+    objects: Objects,
     snapshots: Vec<async_channel::Sender<SnapshotRequest>>,
     readiness: Readiness,
     started: Started,
@@ -105,15 +80,7 @@ struct Seat {
 pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
     let started =
         Started::within(Duration::from_secs(settings.startup_timeout_sec), shutdown).map_err(ServeError::Watch)?;
-    // Held to the end: nobody else may use the directory meanwhile.
-    let data_dir = DataDir::lock(&settings.data_dir)?;
-    let metastore = EmbeddedMetastore::open(&data_dir.path().join("metastore"))?;
-    let store = if settings.use_memory_s3 {
-        log::warn!("use_memory_s3 is set: records are kept in memory only and are lost with this process");
-        Store::Memory(MemoryStore::new())
-    } else {
-        Store::Local(LocalStore::open(data_dir.path().join("objects"))?)
-    };
+    let stores = Stores::open(&settings)?;
     let listeners = bind_for_shards(settings.broker_addr, settings.shards).map_err(ServeError::Listen)?;
     let address = listeners
         .first()
@@ -126,7 +93,8 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
         .collect();
     let settings = Arc::new(settings);
     let proposed_cluster_id = TopicId(random_bytes()).to_string();
-    let introduced = introduce(&metastore, &settings, address.port(), shard_ports, proposed_cluster_id);
+    let metastore = stores.metastore.for_shard();
+    let introduced = introduce(&*metastore, &settings, address.port(), shard_ports, proposed_cluster_id);
     let (broker, cluster_id) = futures::executor::block_on(introduced)?;
     let (assembly, inboxes) = Assembly::new(settings.clone(), Tuning::default(), broker, cluster_id);
     let mut http = bind_for_shards(settings.metrics_addr, 1)
@@ -158,8 +126,8 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
     };
     let parts = Parts {
         assembly,
-        metastore,
-        store,
+        metastore: stores.metastore.clone(),
+        objects: stores.objects.clone(),
         snapshots,
         readiness: Readiness::default(),
         started,
@@ -211,10 +179,15 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
     let metrics = Metrics::new(number);
     let seams = Seams {
         runtime: runtime.clone(),
-        store: MeteredStore::new(parts.store.for_shard(), metrics.clone(), runtime.clone()),
-        metastore: Rc::new(parts.metastore.clone()),
+        store: MeteredStore::new(parts.objects.for_shard()?, metrics.clone(), runtime.clone()),
+        metastore: parts.metastore.for_shard(),
         metrics: metrics.clone(),
     };
+    if number == 0 && parts.objects.is_shared() {
+        probe(&*seams.store, &settings.namespace)
+            .await
+            .map_err(|error| format!("object store: {error}"))?;
+    }
     if !settings.use_memory_s3 {
         // Memory forgets with the process, as was warned of.
         let cluster_id = &parts.assembly.cluster_id;

@@ -6,6 +6,7 @@
 mod host;
 mod markdown;
 mod sources;
+mod stores;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 pub use host::Host;
+pub use stores::{EtcdSettings, S3Settings};
 pub use table::{Kind, Spec, TABLE};
+
+/// Where each object costs money, so long a flush waits for company by default, in milliseconds.
+const S3_FLUSH_INTERVAL_MS: u64 = 50;
+
+/// In a cluster, so long a new group waits for company by default, in milliseconds; as in Kafka.
+const CLUSTER_REBALANCE_DELAY_MS: u64 = 3000;
 
 /// Everything that can be set. Units are in the names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +49,10 @@ pub struct Settings {
     pub namespace: String,
     /// Records are kept in memory only, and lost with the process.
     pub use_memory_s3: bool,
+    /// The bucket that holds the records; none: they are in `data_dir`.
+    pub s3: Option<S3Settings>,
+    /// The etcd cluster that coordinates brokers; none: this broker stands alone.
+    pub etcd: Option<EtcdSettings>,
     /// Number of shards.
     pub shards: usize,
     /// Shard n also listens on this port + n, and is advertised as a node of its own.
@@ -218,6 +230,8 @@ fn settings(values: &Values, host: &Host, mistakes: &mut Vec<String>) -> Setting
         Some(host) => host.to_owned(),
         None => host.advertise(broker_addr.ip()),
     };
+    let s3 = stores::s3(values, mistakes);
+    let etcd = stores::etcd(values, mistakes);
     let settings = Settings {
         broker_id: values.number("broker_id"),
         broker_addr,
@@ -233,7 +247,11 @@ fn settings(values: &Values, host: &Host, mistakes: &mut Vec<String>) -> Setting
         preempt_timer_us: values.number("preempt_timer_us"),
         spin_us: values.number("spin_us"),
         flush_bytes: values.number("flush_bytes"),
-        flush_interval_ms: values.number("flush_interval_ms"),
+        flush_interval_ms: values.optional_number("flush_interval_ms").unwrap_or(if s3.is_some() {
+            S3_FLUSH_INTERVAL_MS
+        } else {
+            0
+        }),
         flush_pipeline: values.number("flush_pipeline"),
         segment_bytes: values.number("segment_bytes"),
         segment_ms: values.number("segment_ms"),
@@ -247,7 +265,9 @@ fn settings(values: &Values, host: &Host, mistakes: &mut Vec<String>) -> Setting
         retention_ms: values.number("retention_ms"),
         retention_bytes: values.number("retention_bytes"),
         producer_id_expiration_ms: values.number("producer_id_expiration_ms"),
-        group_initial_rebalance_delay_ms: values.number("group_initial_rebalance_delay_ms"),
+        group_initial_rebalance_delay_ms: values
+            .optional_number("group_initial_rebalance_delay_ms")
+            .unwrap_or(if etcd.is_some() { CLUSTER_REBALANCE_DELAY_MS } else { 0 }),
         group_min_session_timeout_ms: values.number("group_min_session_timeout_ms"),
         group_max_session_timeout_ms: values.number("group_max_session_timeout_ms"),
         group_consumer_session_timeout_ms: values.number("group_consumer_session_timeout_ms"),
@@ -264,6 +284,8 @@ fn settings(values: &Values, host: &Host, mistakes: &mut Vec<String>) -> Setting
             .and_then(|level| level.parse().ok())
             .unwrap_or(log::LevelFilter::Info),
         trace_kafka: values.bool("trace_kafka"),
+        s3,
+        etcd,
     };
     check(&settings, mistakes);
     settings

@@ -1,9 +1,10 @@
 //! Collects raw values from flags, environment and file, and checks each against its kind.
 
-use super::table::{find, Kind, Spec, ENV_ALIASES, REFUSED_ENV, TABLE};
+use super::table::{find, Kind, Spec, ENV_ALIASES, TABLE};
 use super::ReadFile;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 
 /// Checked values by setting name. A setting that is absent has no default and was not set.
 pub(super) struct Values(BTreeMap<&'static str, Given>);
@@ -43,7 +44,7 @@ impl Values {
                     Err(why) => mistakes.push(format!(
                         "{} is {:?}, but {why}",
                         given.origin.as_deref().unwrap_or(name),
-                        given.text
+                        shown(spec.kind, &given.text)
                     )),
                 }
             }
@@ -54,10 +55,11 @@ impl Values {
     /// One line for each value that somebody set.
     pub fn changed(&self) -> Vec<String> {
         let line = |(name, given): (&&str, &Given)| {
+            let kind = find(name).map_or(Kind::Text, |spec| spec.kind);
             given
                 .origin
                 .as_ref()
-                .map(|origin| format!("{name} = {} (from {origin})", given.text))
+                .map(|origin| format!("{name} = {} (from {origin})", shown(kind, &given.text)))
         };
         self.0.iter().filter_map(line).collect()
     }
@@ -87,11 +89,29 @@ impl Values {
         self.text(name) == Some("true")
     }
 
+    /// A text that may be unset.
+    pub fn optional_text(&self, name: &str) -> Option<String> {
+        self.text(name).map(str::to_owned)
+    }
+
+    /// A path that may be unset.
+    pub fn optional_path(&self, name: &str) -> Option<PathBuf> {
+        self.text(name).map(PathBuf::from)
+    }
+
     /// An address.
     pub fn address(&self, name: &str) -> SocketAddr {
         self.text(name)
             .and_then(|text| text.parse().ok())
             .expect("normalised: an address with a default")
+    }
+}
+
+/// A value as it may be logged.
+fn shown(kind: Kind, text: &str) -> &str {
+    match kind {
+        Kind::Secret => "(hidden)",
+        _ => text,
     }
 }
 
@@ -174,8 +194,6 @@ fn read_environment(env: &BTreeMap<String, String>, mistakes: &mut Vec<String>) 
                     "{other} and {variable} name the same setting with different values: unset one"
                 ));
             }
-        } else if let Some((_, why)) = REFUSED_ENV.iter().find(|(pattern, _)| matches(pattern, variable)) {
-            mistakes.push(format!("{variable} is set, but {why}"));
         } else {
             let known = TABLE.iter().map(|spec| spec.env.to_owned());
             mistakes.push(format!(
@@ -195,12 +213,6 @@ fn is_service_link(variable: &str, value: &str) -> bool {
         || variable.contains("_UDP_")
         || value.starts_with("tcp://")
         || value.starts_with("udp://")
-}
-
-fn matches(pattern: &str, variable: &str) -> bool {
-    pattern
-        .strip_suffix('*')
-        .map_or(pattern == variable, |prefix| variable.starts_with(prefix))
 }
 
 fn read_settings_file(path: &str, read_file: ReadFile<'_>, mistakes: &mut Vec<String>) -> Source {
@@ -278,8 +290,10 @@ fn normalise(kind: Kind, text: &str) -> Result<String, String> {
                 .then_some(word)
                 .ok_or_else(|| format!("one of these is needed: {}", words.join(", ")))
         }
-        Kind::Path | Kind::Text if text.chars().any(char::is_control) => Err("it has control characters".to_owned()),
-        Kind::Path | Kind::Text => Ok(text.to_owned()),
+        Kind::Path | Kind::Text | Kind::Secret if text.chars().any(char::is_control) => {
+            Err("it has control characters".to_owned())
+        }
+        Kind::Path | Kind::Text | Kind::Secret => Ok(text.to_owned()),
     }
 }
 

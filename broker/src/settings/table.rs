@@ -29,6 +29,8 @@ pub enum Kind {
     Path,
     /// Anything without control characters.
     Text,
+    /// A text that is never logged.
+    Secret,
 }
 
 /// One setting. Its flag is `--` and the name with dashes; the name itself is the key in the settings file.
@@ -74,7 +76,7 @@ impl Spec {
             Kind::Address => "host:port".to_owned(),
             Kind::Word(words) => words.join(", "),
             Kind::Path => "path".to_owned(),
-            Kind::Text => "text".to_owned(),
+            Kind::Text | Kind::Secret => "text".to_owned(),
         }
     }
 }
@@ -122,11 +124,61 @@ pub const TABLE: &[Spec] = &[
     spec("rack", "KAFSCALE_RACK", Kind::Text, Some(""),
         "The rack or availability zone that clients are told. Empty: none."),
     spec("data_dir", "KAFSCALE_DATA_DIR", Kind::Path, Some("./kafscale-data"),
-        "Where the embedded object store and metastore live. One broker at a time holds it."),
+        "Where the embedded object store and metastore live, as far as no bucket and no etcd are set. One broker at a time \
+         holds it."),
     spec("namespace", "KAFSCALE_S3_NAMESPACE", Kind::Text, Some("default"),
         "First part of every object's key. Clusters that share a store need different ones."),
     spec("use_memory_s3", "KAFSCALE_USE_MEMORY_S3", Kind::Bool, Some("false"),
         "Keeps records in memory only: NOTHING IS DURABLE. For tests."),
+
+    spec("s3_bucket", "KAFSCALE_S3_BUCKET", Kind::Text, None,
+        "The bucket that holds the records. Default: none, then the records are in `data_dir`."),
+    spec("s3_region", "KAFSCALE_S3_REGION", Kind::Text, Some("us-east-1"),
+        "The bucket's region."),
+    spec("s3_endpoint", "KAFSCALE_S3_ENDPOINT", Kind::Text, None,
+        "Where the store is, as `http(s)://host[:port]`. Default: AWS in `s3_region`. The store has to honour \
+         `If-None-Match: *` on PUT; a probe at the start makes sure."),
+    spec("s3_path_style", "KAFSCALE_S3_PATH_STYLE", Kind::Bool, None,
+        "Whether the bucket is part of the path rather than of the host's name. Default: true if `s3_endpoint` is set."),
+    spec("s3_access_key", "KAFSCALE_S3_ACCESS_KEY", Kind::Text, None,
+        "Access key id. Default: found as AWS tools find theirs (`AWS_*` variables, profile, web identity, container or \
+         instance role), and refreshed in time."),
+    spec("s3_secret_key", "KAFSCALE_S3_SECRET_KEY", Kind::Secret, None,
+        "Secret key; goes with `s3_access_key`."),
+    spec("s3_session_token", "KAFSCALE_S3_SESSION_TOKEN", Kind::Secret, None,
+        "Session token of temporary keys; goes with `s3_access_key`."),
+    spec("s3_kms_arn", "KAFSCALE_S3_KMS_ARN", Kind::Text, None,
+        "KMS key with which the store encrypts objects. Default: as the bucket does by itself."),
+    spec("s3_storage_class", "KAFSCALE_S3_STORAGE_CLASS", Kind::Text, None,
+        "Storage class of new objects. Default: the bucket's."),
+    spec("s3_ca_file", "KAFSCALE_S3_CA_FILE", Kind::Path, None,
+        "PEM file of the authorities that may have signed the store's certificate, beside the system's."),
+    spec("s3_read_bucket", "KAFSCALE_S3_READ_BUCKET", Kind::Text, None,
+        "A replica of the bucket that is read first; what it does not have is read from `s3_bucket`."),
+    spec("s3_read_region", "KAFSCALE_S3_READ_REGION", Kind::Text, None,
+        "The replica's region. Default: `s3_region`."),
+    spec("s3_read_endpoint", "KAFSCALE_S3_READ_ENDPOINT", Kind::Text, None,
+        "Where the replica is. Default: as `s3_endpoint`."),
+    spec("s3_concurrency", "KAFSCALE_S3_CONCURRENCY", number(1, 1024, ""), Some("64"),
+        "Requests of one shard to the store that may be under way at once."),
+    spec("s3_request_timeout_ms", "KAFSCALE_S3_REQUEST_TIMEOUT_MS", number(100, 600_000, "ms"), Some("10000"),
+        "How long one attempt at a request to the store may take."),
+
+    spec("etcd_endpoints", "KAFSCALE_ETCD_ENDPOINTS", Kind::Text, None,
+        "The etcd cluster that coordinates several brokers, as `http(s)://host:port`, separated by commas. Needs `s3_bucket`. \
+         Default: none, then this broker stands alone and its metadata are in `data_dir`."),
+    spec("etcd_username", "KAFSCALE_ETCD_USERNAME", Kind::Text, None,
+        "User, if etcd asks for one."),
+    spec("etcd_password", "KAFSCALE_ETCD_PASSWORD", Kind::Secret, None,
+        "Password of `etcd_username`."),
+    spec("etcd_ca_file", "KAFSCALE_ETCD_CA_FILE", Kind::Path, None,
+        "PEM file of the authorities that may have signed etcd's certificates; needed for `https` endpoints."),
+    spec("etcd_cert_file", "KAFSCALE_ETCD_CERT_FILE", Kind::Path, None,
+        "PEM file of this broker's certificate, if etcd asks for one."),
+    spec("etcd_key_file", "KAFSCALE_ETCD_KEY_FILE", Kind::Path, None,
+        "PEM file of its key."),
+    spec("etcd_prefix", "KAFSCALE_ETCD_PREFIX", Kind::Text, None,
+        "Comes before every key, so that clusters can share an etcd. Default: nothing."),
 
     spec("shards", "KAFSCALE_SHARDS", number(1, 1024, ""), None,
         "Shards, each pinned to one CPU while there are enough. Default: the CPUs this process may use."),
@@ -142,9 +194,10 @@ pub const TABLE: &[Spec] = &[
 
     spec("flush_bytes", "KAFSCALE_FLUSH_BYTES", bytes(4096, 1 << 30), Some("8388608"),
         "A shard flushes when this much waits."),
-    spec("flush_interval_ms", "KAFSCALE_FLUSH_INTERVAL_MS", number(0, 60_000, "ms"), Some("0"),
+    spec("flush_interval_ms", "KAFSCALE_FLUSH_INTERVAL_MS", number(0, 60_000, "ms"), None,
         "A shard flushes when its oldest record has waited this long. 0: whenever fewer than `flush_pipeline` flushes \
-         are under way, so that the load itself makes the batches. Longer: fewer and larger objects."),
+         are under way, so that the load itself makes the batches. Longer: fewer and larger objects. Default: 0, and 50 \
+         with `s3_bucket`, where each object costs money ([operations](operations.md))."),
     spec("flush_pipeline", "KAFSCALE_FLUSH_PIPELINE", number(1, 64, ""), Some("4"),
         "Flushes of one shard that may be under way at once."),
     spec("segment_bytes", "KAFSCALE_SEGMENT_BYTES", bytes(1 << 14, 1 << 30), Some("134217728"),
@@ -175,9 +228,9 @@ pub const TABLE: &[Spec] = &[
         "After how long without a record an idempotent producer is forgotten."),
 
     spec("group_initial_rebalance_delay_ms", "KAFSCALE_GROUP_INITIAL_REBALANCE_DELAY_MS",
-        number(0, 300_000, "ms"), Some("0"),
+        number(0, 300_000, "ms"), None,
         "How long a new group waits for more members before its first rebalance. With many consumers that start \
-         together, 3000 saves rebalances."),
+         together, 3000 saves rebalances. Default: 0, and 3000 with `etcd_endpoints`."),
     spec("group_min_session_timeout_ms", "KAFSCALE_GROUP_MIN_SESSION_TIMEOUT_MS",
         number(1, i32::MAX as i64, "ms"), Some("6000"),
         "Shortest session timeout that a member may ask for. Shorter ones find dead members sooner and mistake slow \
@@ -218,18 +271,6 @@ pub const TABLE: &[Spec] = &[
 
 /// Other names for a setting in the environment.
 pub const ENV_ALIASES: &[(&str, &str)] = &[("KAFSCALE_NAMESPACE", "namespace")];
-
-/// Variables that are understood but ask for what this build cannot do: a name or (ending in `*`) a prefix, and what to do.
-pub const REFUSED_ENV: &[(&str, &str)] = &[
-    (
-        "KAFSCALE_S3_*",
-        "this build has no S3 store yet, only the directory named by KAFSCALE_DATA_DIR; unset the variable to store records there",
-    ),
-    (
-        "KAFSCALE_ETCD_*",
-        "this build has no etcd metastore yet, only the one in KAFSCALE_DATA_DIR; unset the variable to run a single broker",
-    ),
-];
 
 /// The setting of that name.
 pub fn find(name: &str) -> Option<&'static Spec> {

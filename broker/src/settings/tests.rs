@@ -79,7 +79,7 @@ fn every_setting_can_be_given_in_every_way() {
             Kind::Bool => ("true".to_owned(), "false".to_owned()),
             Kind::Address => ("127.0.0.1:19092".to_owned(), "[::1]:19093".to_owned()),
             Kind::Word(words) => (words[0].to_owned(), words[1].to_owned()),
-            Kind::Path | Kind::Text => ("some".to_owned(), "other".to_owned()),
+            Kind::Path | Kind::Text | Kind::Secret => ("some".to_owned(), "other".to_owned()),
         };
         for value in [least, most] {
             let line = format!("{} = '{value}'", spec.name);
@@ -90,11 +90,14 @@ fn every_setting_can_be_given_in_every_way() {
             ];
             for way in ways {
                 match way {
+                    Ok((_, changed)) if spec.kind == Kind::Secret => assert!(changed[0].contains("(hidden)")),
                     Ok((_, changed)) => assert!(changed[0].starts_with(&format!("{} = {value}", spec.name))),
-                    // The extremes of a few contradict the defaults of others.
-                    Err(error) => assert!(["socket_request_max_bytes", "shards", "session_timeout"]
-                        .iter()
-                        .any(|name| error.contains(name))),
+                    // The extremes of a few contradict the defaults of others, and some mean nothing alone.
+                    Err(error) => assert!(
+                        ["socket_request_max_bytes", "shards", "session_timeout", "s3_", "etcd_"]
+                            .iter()
+                            .any(|name| error.contains(name))
+                    ),
                 }
             }
         }
@@ -205,18 +208,81 @@ fn flags_need_their_value_once() {
 }
 
 #[test]
-fn what_this_build_cannot_do_is_refused_and_never_replaced_in_silence() {
-    refused(
-        load(&[], &[("KAFSCALE_S3_BUCKET", "records")]),
-        "KAFSCALE_S3_BUCKET is set, but this build has no S3 store",
+fn a_bucket_and_an_etcd_are_set_as_other_implementations_set_them() {
+    let env = [
+        ("KAFSCALE_S3_BUCKET", "records"),
+        ("KAFSCALE_S3_ENDPOINT", "http://s3:9000"),
+        ("KAFSCALE_S3_ACCESS_KEY", "id"),
+        ("KAFSCALE_S3_SECRET_KEY", "secret"),
+        ("KAFSCALE_ETCD_ENDPOINTS", "http://a:2379, http://b:2379"),
+        ("KAFSCALE_ETCD_USERNAME", "root"),
+        ("KAFSCALE_ETCD_PASSWORD", "hush"),
+    ];
+    let settings = load(&[], &env).unwrap();
+    let s3 = settings.s3.as_ref().unwrap();
+    assert_eq!(
+        (s3.bucket.as_str(), s3.region.as_str(), s3.path_style),
+        ("records", "us-east-1", true)
     );
-    refused(load(&[], &[("KAFSCALE_S3_ENDPOINT", "http://s")]), "no S3 store");
+    assert_eq!(s3.keys, Some(("id".into(), "secret".into(), None)));
+    let etcd = settings.etcd.as_ref().unwrap();
+    assert_eq!(etcd.endpoints, ["http://a:2379", "http://b:2379"]);
+    assert_eq!(etcd.user, Some(("root".into(), "hush".into())));
+    // What costs nothing on a disk costs something there.
+    assert_eq!(
+        (settings.flush_interval_ms, settings.group_initial_rebalance_delay_ms),
+        (50, 3000)
+    );
+    let alone = Settings::default();
+    assert_eq!(
+        (alone.flush_interval_ms, alone.group_initial_rebalance_delay_ms),
+        (0, 0)
+    );
+    assert!(
+        !load(&["--s3-bucket", "b"], &[]).unwrap().s3.unwrap().path_style,
+        "AWS wants the bucket in the host"
+    );
+    let shown = format!("{settings:?}");
+    assert!(!shown.contains("secret") && !shown.contains("hush"), "{shown}");
+}
+
+#[test]
+fn secrets_are_not_logged() {
+    let args = ["--s3-bucket=b", "--s3-access-key=id", "--s3-secret-key=hush"];
+    let args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
+    let loaded = Command::load(&args, &BTreeMap::new(), &|_| unreachable!(), &Host::unknown());
+    let Ok(Command::Run { changed, .. }) = loaded else {
+        panic!("{loaded:?}")
+    };
+    assert!(changed.iter().any(|line| line.contains("s3_access_key = id")));
+    assert!(!changed.iter().any(|line| line.contains("hush")), "{changed:?}");
+}
+
+#[test]
+fn stores_that_are_half_set_are_refused_and_never_replaced_in_silence() {
+    let bucket = ("KAFSCALE_S3_BUCKET", "records");
+    refused(
+        load(&[], &[("KAFSCALE_S3_ENDPOINT", "http://s")]),
+        "s3_endpoint is set and s3_bucket is not",
+    );
     refused(
         load(&[], &[("KAFSCALE_ETCD_ENDPOINTS", "http://e:2379")]),
-        "no etcd metastore",
+        "have to share their records too",
     );
-    let both = [("KAFSCALE_S3_BUCKET", "records"), ("KAFSCALE_USE_MEMORY_S3", "1")];
-    refused(load(&[], &both), "no S3 store");
+    refused(
+        load(&[], &[("KAFSCALE_ETCD_USERNAME", "root")]),
+        "etcd_username is set and etcd_endpoints is not",
+    );
+    refused(load(&[], &[bucket, ("KAFSCALE_USE_MEMORY_S3", "1")]), "are both set");
+    refused(load(&[], &[bucket, ("KAFSCALE_S3_ACCESS_KEY", "id")]), "go together");
+    refused(
+        load(&[], &[bucket, ("KAFSCALE_S3_ENDPOINT", "s3:9000")]),
+        "http://host:port",
+    );
+    refused(
+        load(&[], &[bucket, ("KAFSCALE_ETCD_ENDPOINTS", "http://e:2379,,")]),
+        "has an empty entry",
+    );
     assert!(load(&[], &[("KAFSCALE_USE_MEMORY_S3", "1")]).unwrap().use_memory_s3);
 }
 

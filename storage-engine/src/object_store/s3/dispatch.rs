@@ -118,7 +118,11 @@ impl Exchange {
     }
 
     /// Runs what `call` makes of a client that sends by this exchange, for at most `limit`.
-    pub(super) async fn run<T, E, F>(self, limit: Duration, call: impl FnOnce(S3Client) -> F) -> Result<(T, Head), Failure>
+    pub(super) async fn run<T, E, F>(
+        self,
+        limit: Duration,
+        call: impl FnOnce(S3Client) -> F,
+    ) -> Result<(T, Head), Failure>
     where
         E: Display,
         F: Future<Output = Result<T, E>>,
@@ -297,9 +301,18 @@ mod tests {
 
     #[test]
     fn errors_that_s3_did_not_write_have_no_code() {
-        for body in [&b""[..], b"<html>Bad Gateway</html>", b"<Code>", b"\xff\xfe", b"</Code><Code>"] {
+        for body in [
+            &b""[..],
+            b"<html>Bad Gateway</html>",
+            b"<Code>",
+            b"\xff\xfe",
+            b"</Code><Code>",
+        ] {
             let failure = answered(502, body);
-            assert!(matches!(&failure, Failure::Answered { code, .. } if code.is_empty()), "{failure:?}");
+            assert!(
+                matches!(&failure, Failure::Answered { code, .. } if code.is_empty()),
+                "{failure:?}"
+            );
         }
     }
 }

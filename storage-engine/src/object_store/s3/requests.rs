@@ -108,7 +108,10 @@ impl Attempt<'_> {
             range: Some(range),
             ..GetObjectRequest::default()
         };
-        let exchange = self.exchange().header("x-amz-checksum-mode", "ENABLED").answer_max(asked);
+        let exchange = self
+            .exchange()
+            .header("x-amz-checksum-mode", "ENABLED")
+            .answer_max(asked);
         let get = |client: rusoto_s3::S3Client| async move {
             let mut body = client.get_object(request).await?.body;
             // The transport has read it as one piece.
@@ -140,7 +143,8 @@ impl Attempt<'_> {
             },
             other => other,
         })?;
-        head.content_length.ok_or_else(|| Failure::Damaged("it has no length".to_string()))
+        head.content_length
+            .ok_or_else(|| Failure::Damaged("it has no length".to_string()))
     }
 
     /// One page of a listing as it comes, and the raw key to go on after.
@@ -199,7 +203,8 @@ impl Attempt<'_> {
 
 /// Whether XML can hold a key as it is: line ends are changed on the way, other control characters are not allowed.
 pub(super) fn is_plain(key: &str) -> bool {
-    !key.chars().any(|letter| letter.is_control() || matches!(letter, '\u{fffe}' | '\u{ffff}'))
+    !key.chars()
+        .any(|letter| letter.is_control() || matches!(letter, '\u{fffe}' | '\u{ffff}'))
 }
 
 fn encode_crc(crc: u32) -> String {
@@ -209,7 +214,9 @@ fn encode_crc(crc: u32) -> String {
 /// Checks that these are the bytes that were asked for.
 fn check_part(span: Span, bytes: Bytes, head: &Head) -> Result<Part, String> {
     let (from, object_len) = match (head.status, &head.content_range) {
-        (206, Some(range)) => parse_content_range(range, bytes.len() as u64).ok_or_else(|| format!("range {range:?}"))?,
+        (206, Some(range)) => {
+            parse_content_range(range, bytes.len() as u64).ok_or_else(|| format!("range {range:?}"))?
+        }
         (206, None) => return Err("a part without a range".to_string()),
         _ => (0, bytes.len() as u64),
     };
@@ -219,10 +226,15 @@ fn check_part(span: Span, bytes: Bytes, head: &Head) -> Result<Part, String> {
     };
     if (from, bytes.len() as u64) != (expected_from, expected_len) {
         let len = bytes.len();
-        return Err(format!("{len} bytes from {from} of {object_len} in place of {expected_len} from {expected_from}"));
+        return Err(format!(
+            "{len} bytes from {from} of {object_len} in place of {expected_len} from {expected_from}"
+        ));
     }
     // The checksum is one of the whole object; that of a multipart object (`...-n`) is one of checksums.
-    let crc = head.crc32c.as_ref().filter(|crc| bytes.len() as u64 == object_len && !crc.contains('-'));
+    let crc = head
+        .crc32c
+        .as_ref()
+        .filter(|crc| bytes.len() as u64 == object_len && !crc.contains('-'));
     if crc.is_some_and(|crc| *crc != encode_crc(crc32c::crc32c(&bytes))) {
         return Err("the checksum is that of other bytes".to_string());
     }

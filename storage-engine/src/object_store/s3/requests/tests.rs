@@ -21,7 +21,15 @@ fn a_part_is_what_was_asked_for() {
     for wrong in [Span::From(3, 4), Span::From(2, 3), Span::Last(3), Span::Last(7)] {
         assert!(check_part(wrong, bytes(), &head).is_err(), "{wrong:?}");
     }
-    for range in ["bytes 3-6/10", "bytes 5-3/10", "bytes 8-10/10", "3-5/10", "bytes 3-5/*", "bytes x-5/10", "bytes"] {
+    for range in [
+        "bytes 3-6/10",
+        "bytes 5-3/10",
+        "bytes 8-10/10",
+        "3-5/10",
+        "bytes 3-5/*",
+        "bytes x-5/10",
+        "bytes",
+    ] {
         let refused = check_part(Span::From(3, 3), bytes(), &part(206, Some(range)));
         assert!(refused.is_err(), "{range}");
     }
@@ -32,7 +40,12 @@ fn a_part_is_what_was_asked_for() {
 fn a_server_may_answer_with_the_whole_object() {
     let bytes = || Bytes::from_static(b"345");
     let whole = part(200, None);
-    for span in [Span::From(0, 3), Span::From(0, u64::MAX), Span::Last(3), Span::Last(u64::MAX)] {
+    for span in [
+        Span::From(0, 3),
+        Span::From(0, u64::MAX),
+        Span::Last(3),
+        Span::Last(u64::MAX),
+    ] {
         let part = check_part(span, bytes(), &whole).expect("the whole object");
         assert_eq!(part.object_len, 3);
     }
@@ -95,9 +108,18 @@ fn a_page_has_sizes_and_times() {
 
 #[test]
 fn pages_out_of_order_are_noticed() {
-    for (keys, after) in [(&["b", "a"][..], ""), (&["a", "a"], ""), (&["a"], "a"), (&["x"], ""), (&["a"], "b")] {
+    for (keys, after) in [
+        (&["b", "a"][..], ""),
+        (&["a", "a"], ""),
+        (&["a"], "a"),
+        (&["x"], ""),
+        (&["a"], "b"),
+    ] {
         let prefix = if keys == ["x"] { "y" } else { "" };
-        assert!(check_page(page(keys, None, false), prefix, after).is_err(), "{keys:?} after {after:?}");
+        assert!(
+            check_page(page(keys, None, false), prefix, after).is_err(),
+            "{keys:?} after {after:?}"
+        );
     }
     assert!(check_page(page(&[], None, true), "", "").is_err());
 }

@@ -137,7 +137,10 @@ fn expired_credentials_are_not_even_sent() {
         });
         let store = S3Store::new(config, handle).unwrap();
         let created = store.create("a", body("x")).await;
-        assert!(matches!(&created, Err(StoreError::Unavailable(why)) if why.contains("expired")), "{created:?}");
+        assert!(
+            matches!(&created, Err(StoreError::Unavailable(why)) if why.contains("expired")),
+            "{created:?}"
+        );
     });
     assert_eq!(fixture.server.counters().connections, 0);
 }
@@ -152,7 +155,10 @@ fn https(names: &[&str]) -> (Fixture, tempfile::NamedTempFile) {
     let issuer = rcgen::Issuer::new(ca, ca_key);
     let key = rcgen::KeyPair::generate().unwrap();
     let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
-    let certificate = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+    let certificate = rcgen::CertificateParams::new(names)
+        .unwrap()
+        .signed_by(&key, &issuer)
+        .unwrap();
     let fixture = server_with(|config| config.tls = Some((certificate.pem(), key.serialize_pem())));
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(ca_pem.as_bytes()).unwrap();
@@ -186,7 +192,10 @@ fn certificates_of_strangers_and_for_others_are_not_trusted() {
     for config in [over_tls(&stranger), trusting] {
         with_store(config, |store| async move {
             let created = store.create("a", body("x")).await;
-            assert!(matches!(&created, Err(StoreError::Unavailable(why)) if why.contains("certificate")), "{created:?}");
+            assert!(
+                matches!(&created, Err(StoreError::Unavailable(why)) if why.contains("certificate")),
+                "{created:?}"
+            );
         });
     }
     assert_eq!(stranger.requests(Kind::Put) + other_name.requests(Kind::Put), 0);

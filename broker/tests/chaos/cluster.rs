@@ -1,0 +1,166 @@
+//! Brokers as processes, with links that can be broken between each of them and its clients, its etcd and its bucket.
+
+use crate::proxy::Link;
+use crate::support::{free_port, Broker, Launch};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
+
+/// Lease of a broker: so long its partitions rest after it was killed.
+pub const LEASE_TTL_MS: u64 = 3_000;
+
+/// One broker's place: the process comes and goes, the address stays.
+pub struct Machine {
+    launch: Launch,
+    broker: Mutex<Option<Broker>>,
+    /// From clients.
+    pub clients: Link,
+    /// To each member of etcd.
+    pub etcd: Vec<Link>,
+    /// To the bucket.
+    pub bucket: Link,
+}
+
+/// Everything: etcd, the bucket, and brokers.
+pub struct Cluster {
+    /// Real etcd.
+    pub etcd: Mutex<kafscale_test_etcd::Cluster>,
+    /// A real S3 server.
+    pub bucket: kafscale_test_s3::Server,
+    /// The brokers, ids from 1.
+    pub machines: Vec<Machine>,
+}
+
+impl Cluster {
+    /// So many brokers, all of which serve.
+    pub fn start(directory: &Path, etcd_members: usize, brokers: usize, flags: &str) -> Cluster {
+        let etcd = kafscale_test_etcd::Cluster::start(etcd_members);
+        let bucket = kafscale_test_s3::Server::start(&kafscale_test_s3::Config::new(directory.join("s3"))).unwrap();
+        let endpoints = etcd.endpoints();
+        let machines = (1..=brokers)
+            .map(|id| Machine::new(directory, id, &endpoints, bucket.addr(), flags))
+            .collect();
+        let cluster = Cluster {
+            etcd: Mutex::new(etcd),
+            bucket,
+            machines,
+        };
+        cluster.machines.iter().for_each(Machine::start);
+        cluster.machines.iter().for_each(Machine::wait_until_it_serves);
+        cluster
+    }
+
+    /// Where clients find the brokers.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.machines.iter().map(|machine| machine.clients.address()).collect()
+    }
+
+    /// Mends every link, ends every fault, and starts what does not run.
+    pub fn heal(&self) {
+        self.bucket.set_faults(kafscale_test_s3::Faults::default());
+        for machine in &self.machines {
+            machine.heal();
+            machine.thaw();
+            machine.start();
+        }
+    }
+}
+
+impl Machine {
+    fn new(directory: &Path, id: usize, etcd: &[String], bucket: SocketAddr, flags: &str) -> Machine {
+        let port = free_port();
+        let clients = Link::to(SocketAddr::from(([127, 0, 0, 1], port)));
+        let member = |url: &String| Link::to(url.trim_start_matches("http://").parse().unwrap());
+        let etcd: Vec<Link> = etcd.iter().map(member).collect();
+        let bucket = Link::to(bucket);
+        let home = directory.join(format!("broker-{id}"));
+        std::fs::create_dir_all(&home).unwrap();
+        let urls: Vec<String> = etcd.iter().map(|link| format!("http://{}", link.address())).collect();
+        let mut launch = Launch::new(&home)
+            .flags(&format!(
+                "--broker-id {id} --broker-host 127.0.0.1 --broker-port {}",
+                clients.address().port()
+            ))
+            .flags(&format!("--etcd-endpoints {}", urls.join(",")))
+            .flags(&format!("--s3-bucket bucket --s3-endpoint http://{}", bucket.address()))
+            .flags("--s3-access-key test --s3-secret-key secret")
+            .flags(&format!("--broker-lease-ttl-ms {LEASE_TTL_MS}"))
+            .flags(flags);
+        launch.port = port;
+        Machine {
+            launch,
+            broker: Mutex::new(None),
+            clients,
+            etcd,
+            bucket,
+        }
+    }
+
+    fn broker(&self) -> MutexGuard<'_, Option<Broker>> {
+        self.broker.lock().unwrap()
+    }
+
+    /// Starts the process, if it does not run. It may still be on its way when this returns.
+    pub fn start(&self) {
+        let mut broker = self.broker();
+        if broker.as_mut().is_none_or(|broker| !broker.is_alive()) {
+            *broker = Some(self.launch.spawn());
+        }
+    }
+
+    /// Waits until the process serves.
+    pub fn wait_until_it_serves(&self) {
+        if let Some(broker) = self.broker().as_mut() {
+            broker.wait_until_it_serves();
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self) {
+        if let Some(mut broker) = self.broker().take() {
+            broker.kill();
+        }
+    }
+
+    /// SIGTERM. The process may still be on its way out when this returns.
+    pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Whether the process runs.
+    pub fn runs(&self) -> bool {
+        self.broker().as_mut().is_some_and(Broker::is_alive)
+    }
+
+    /// SIGSTOP.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    /// Mends all its links.
+    pub fn heal(&self) {
+        self.clients.heal();
+        self.bucket.heal();
+        self.etcd.iter().for_each(Link::heal);
+    }
+
+    /// The end of its log.
+    pub fn log_tail(&self) -> String {
+        let log = std::fs::read_to_string(&self.launch.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
+    fn signal(&self, name: &str) {
+        if let Some(broker) = self.broker().as_mut().filter(|broker| broker.is_alive()) {
+            let pid = broker.id().to_string();
+            let sent = std::process::Command::new("kill").args(["-s", name, &pid]).status();
+            assert!(sent.unwrap().success(), "{name} reaches process {pid}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A cluster of real processes (brokers, etcd, an S3 server) in which everything breaks, again and again, under load.
+//!
+//! `make chaos SECONDS=1800` gives it time. What must hold: every acknowledged record is there, once and unchanged, at its
+//! offset and in its producer's order; nobody is told of an end that is smaller than one known before; commits are
+//! neither lost nor taken back; and once all is well, everything goes on.
+#![allow(clippy::unwrap_used)] // Helpers of tests: a panic is how a test fails.
+#![allow(dead_code)] // Some of what the tests of one broker need.
+
+#[path = "../e2e/client.rs"]
+mod client;
+mod cluster;
+#[path = "../e2e/kill/ledger.rs"]
+mod ledger;
+mod nemesis;
+mod proxy;
+mod routing;
+#[path = "../e2e/support.rs"]
+mod support;
+mod workload;
+
+use cluster::Cluster;
+use ledger::get;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use support::Random;
+use workload::{commit, consume, produce, read_all, Shared, IDEMPOTENT, PLAIN};
+
+const PARTITIONS: i32 = 6;
+const BROKERS: usize = 3;
+const GROUPS: [&str; 3] = ["a", "bb", "ccc"];
+
+/// Once all is well, everybody must get done within this.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What makes rare things common: small segments, small memory.
+const FLAGS: &str = "--shards 2 --segment-bytes 65536 --segment-ms 3000 --tail-memory-bytes 1048576 \
+                     --cache-bytes 1048576 --flush-interval-ms 5";
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_whatever_breaks() {
+    let seconds = number("CHAOS_SECONDS").unwrap_or(20);
+    let seed = number("CHAOS_SEED").unwrap_or_else(|| client::now_ms() as u64);
+    println!("chaos: {seconds} s, seed {seed} (CHAOS_SEED={seed} repeats the choices)");
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = Arc::new(Cluster::start(directory.path(), 3, BROKERS, FLAGS));
+    let shared = Arc::new(Shared::new(cluster.addresses(), seed));
+    let mut router = routing::Router::new(cluster.addresses(), seed);
+    for topic in [IDEMPOTENT, PLAIN] {
+        create_topic(&mut router, topic);
+    }
+    let (producers, others) = start_clients(&shared);
+    let mut random = Random::new(seed);
+    let counts = nemesis::rage(&cluster, &mut random, Instant::now() + Duration::from_secs(seconds));
+    cluster.heal();
+    println!("all is well again; struck {counts:?}");
+
+    shared.producers_stop.store(true, Ordering::Relaxed);
+    let until = Instant::now() + PATIENCE;
+    let mut sent = BTreeMap::new();
+    for (name, producer) in producers {
+        while !producer.is_finished() {
+            if Instant::now() >= until {
+                let tails: Vec<String> = cluster.machines.iter().map(cluster::Machine::log_tail).collect();
+                panic!(
+                    "{name} does not get done; the brokers' logs end with\n{}",
+                    tails.join("\n---\n")
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        sent.extend(producer.join().unwrap());
+    }
+    shared.others_stop.store(true, Ordering::Relaxed);
+    others.into_iter().for_each(|other| other.join().unwrap());
+    check(&shared);
+    // Once as the brokers know it, once from the stores alone.
+    for from_scratch in [false, true] {
+        if from_scratch {
+            cluster.machines.iter().for_each(cluster::Machine::kill);
+            cluster.machines.iter().for_each(cluster::Machine::start);
+        }
+        read_everything(&shared, &sent);
+    }
+    let counters = &shared.ledger.counts;
+    let faults: u64 = counts.values().sum();
+    println!(
+        "chaos: {seconds} s, {faults} faults, {} records acknowledged in {} batches, {} error answers, {} records read, {} \
+         commits; nothing lost, changed, moved, doubled or out of order, no commit taken back",
+        get(&counters.records_acked),
+        get(&counters.batches_acked),
+        get(&counters.error_answers),
+        get(&counters.records_consumed),
+        shared.commits.load(Ordering::Relaxed),
+    );
+}
+
+fn create_topic(router: &mut routing::Router, topic: &str) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match router.anyone() {
+            Ok(mut client) => break client.create_topic(topic, PARTITIONS),
+            Err(error) => assert!(Instant::now() < until, "topic {topic}: {error}"),
+        }
+    }
+}
+
+type Producer = std::thread::JoinHandle<Option<(u32, u64)>>;
+
+fn start_clients(shared: &Arc<Shared>) -> (Vec<(String, Producer)>, Vec<std::thread::JoinHandle<()>>) {
+    let (mut producers, mut others) = (Vec::new(), Vec::new());
+    for (topic, idempotent) in [(IDEMPOTENT, true), (PLAIN, false)] {
+        for partition in 0..PARTITIONS {
+            let number = producers.len() as u32;
+            let place = (topic, partition);
+            let of_producer = shared.clone();
+            let run = move || {
+                let sent = produce(&of_producer, number, place, idempotent);
+                idempotent.then_some((number, sent))
+            };
+            producers.push((format!("producer {number} to {place:?}"), std::thread::spawn(run)));
+            let of_consumer = shared.clone();
+            others.push(std::thread::spawn(move || {
+                consume(&of_consumer, 1_000 + u64::from(number), place)
+            }));
+        }
+    }
+    for group in GROUPS {
+        let of_group = shared.clone();
+        others.push(std::thread::spawn(move || commit(&of_group, group)));
+    }
+    (producers, others)
+}
+
+/// Every partition from the beginning; what idempotent producers sent is there once and in order.
+fn read_everything(shared: &Shared, sent: &BTreeMap<u32, u64>) {
+    for topic in [IDEMPOTENT, PLAIN] {
+        for partition in 0..PARTITIONS {
+            let place = (topic, partition);
+            for (producer, numbers) in read_all(shared, place, PATIENCE) {
+                if !numbers.windows(2).all(|pair| pair[0] < pair[1]) {
+                    shared
+                        .ledger
+                        .fault(format!("{place:?}: producer {producer}'s records are not in order"));
+                }
+                if sent.get(&producer).is_some_and(|sent| *sent != numbers.len() as u64) {
+                    let fault = format!(
+                        "producer {producer} sent {:?}, there are {}",
+                        sent.get(&producer),
+                        numbers.len()
+                    );
+                    shared.ledger.fault(format!("{place:?}: {fault}"));
+                }
+            }
+        }
+    }
+    check(shared);
+}
+
+fn check(shared: &Shared) {
+    let faults = shared.ledger.faults();
+    assert!(faults.is_empty(), "seed {}: {faults:#?}", shared.seed);
+}

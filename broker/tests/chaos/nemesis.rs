@@ -1,0 +1,177 @@
+//! What breaks things, one after another, each for a while.
+
+use crate::cluster::Cluster;
+use crate::support::Random;
+use kafscale_test_s3::{Faults, Kind};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Something that goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    /// SIGKILL, and a new start later.
+    Kill,
+    /// SIGTERM, and a new start once the process has ended.
+    Restart,
+    /// SIGTERM, and a new start much later: it leaves and joins.
+    Leave,
+    /// SIGSTOP for longer than the lease: a zombie that wakes after its successor took over.
+    Freeze,
+    CutEtcd,
+    HangEtcd,
+    SlowEtcd,
+    CutBucket,
+    HangBucket,
+    SlowBucket,
+    CutClients,
+    SlowClients,
+    /// The bucket's server answers 503, or 500 after the work is done, or cuts connections before and after.
+    BucketErrors,
+    /// Puts are answered late, in whatever order.
+    BucketDelay,
+    /// The leader of etcd is killed, or stands still.
+    EtcdLeader,
+}
+
+const FAULTS: [Fault; 15] = [
+    Fault::Kill,
+    Fault::Restart,
+    Fault::Leave,
+    Fault::Freeze,
+    Fault::CutEtcd,
+    Fault::HangEtcd,
+    Fault::SlowEtcd,
+    Fault::CutBucket,
+    Fault::HangBucket,
+    Fault::SlowBucket,
+    Fault::CutClients,
+    Fault::SlowClients,
+    Fault::BucketErrors,
+    Fault::BucketDelay,
+    Fault::EtcdLeader,
+];
+
+/// Breaks things until `until`, about one a second. Returns how often each came.
+pub fn rage(cluster: &Arc<Cluster>, random: &mut Random, until: Instant) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    let mut going_on = Vec::new();
+    while Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(100 + random.below(1_500)));
+        let fault = FAULTS[random.below(FAULTS.len() as u64) as usize];
+        let at = random.below(cluster.machines.len() as u64) as usize;
+        let length = Duration::from_millis(200 + random.below(6_000));
+        let shade = random.next();
+        println!("  {fault:?} at broker {} for {} ms", at + 1, length.as_millis());
+        *counts.entry(format!("{fault:?}")).or_default() += 1;
+        let cluster = cluster.clone();
+        going_on.push(std::thread::spawn(move || strike(&cluster, fault, at, length, shade)));
+    }
+    going_on.into_iter().for_each(|strike| strike.join().unwrap());
+    counts
+}
+
+fn strike(cluster: &Cluster, fault: Fault, at: usize, length: Duration, shade: u64) {
+    let machine = &cluster.machines[at];
+    let pause = || std::thread::sleep(length);
+    let etcd = |act: &dyn Fn(&crate::proxy::Link)| machine.etcd.iter().for_each(act);
+    match fault {
+        Fault::Kill => {
+            machine.kill();
+            std::thread::sleep(length / 3);
+            machine.start();
+        }
+        Fault::Restart | Fault::Leave => {
+            machine.terminate();
+            if fault == Fault::Leave {
+                pause();
+            }
+            let until = Instant::now() + Duration::from_secs(20);
+            while machine.runs() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            machine.start();
+        }
+        Fault::Freeze => {
+            machine.freeze();
+            pause();
+            machine.thaw();
+        }
+        Fault::CutEtcd => {
+            etcd(&|link| link.cut(true));
+            pause();
+            etcd(&|link| link.cut(false));
+        }
+        Fault::HangEtcd => {
+            etcd(&|link| link.hang(true));
+            pause();
+            etcd(&|link| link.hang(false));
+        }
+        Fault::SlowEtcd => {
+            etcd(&|link| link.slow(20 + shade % 300));
+            pause();
+            etcd(&|link| link.slow(0));
+        }
+        Fault::CutBucket => {
+            machine.bucket.cut(true);
+            pause();
+            machine.bucket.cut(false);
+        }
+        Fault::HangBucket => {
+            machine.bucket.hang(true);
+            pause();
+            machine.bucket.hang(false);
+        }
+        Fault::SlowBucket => {
+            machine.bucket.slow(20 + shade % 300);
+            pause();
+            machine.bucket.slow(0);
+        }
+        Fault::CutClients => {
+            machine.clients.cut(true);
+            pause();
+            machine.clients.cut(false);
+        }
+        Fault::SlowClients => {
+            machine.clients.slow(20 + shade % 300);
+            pause();
+            machine.clients.slow(0);
+        }
+        Fault::BucketErrors => {
+            let chance = 0.05 + (shade % 40) as f64 / 100.0;
+            let mut faults = Faults::default();
+            match shade / 64 % 4 {
+                0 => faults.answer_before = chance,
+                1 => faults.error_after = chance,
+                2 => faults.cut_after = chance,
+                _ => faults.cut_before = chance,
+            }
+            cluster.bucket.set_faults(faults);
+            pause();
+            cluster.bucket.set_faults(Faults::default());
+        }
+        Fault::BucketDelay => {
+            let delay_ms = BTreeMap::from([(Kind::Put, 50 + shade % 800), (Kind::Get, shade % 200)]);
+            cluster.bucket.set_faults(Faults {
+                delay_ms,
+                ..Faults::default()
+            });
+            pause();
+            cluster.bucket.set_faults(Faults::default());
+        }
+        Fault::EtcdLeader => {
+            // One at a time: two of three have to live.
+            let Ok(mut etcd) = cluster.etcd.try_lock() else { return };
+            let Some(leader) = etcd.leader() else { return };
+            if shade.is_multiple_of(2) {
+                etcd.kill(leader);
+                pause();
+                etcd.restart(leader);
+            } else {
+                etcd.stop(leader);
+                pause();
+                etcd.cont(leader);
+            }
+        }
+    }
+}
