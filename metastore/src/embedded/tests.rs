@@ -1,7 +1,7 @@
 use super::*;
 use crate::contract::{check_all, Harness};
 use crate::keys::{counter_key, CountRecord};
-use crate::store::{Compare, Op, WatchEvent};
+use crate::store::{Compare, KeyValue, LeaseId, Metastore, Op, Revision, Txn, WatchEvent};
 use futures::executor::block_on;
 use futures::future::join_all;
 use proptest::prelude::*;

@@ -7,6 +7,7 @@
 use crate::store::{LeaseId, MetastoreError};
 use etcd_client::Error;
 use std::error::Error as StdError;
+use std::fmt;
 use tonic::Code;
 
 /// Why a call did not succeed at one endpoint.
@@ -22,7 +23,7 @@ pub(super) enum Failure {
     LeaseNotFound,
     /// The answer is larger than we take.
     TooLarge(String),
-    /// Not applied, and never will be. The flag says that it was TLS.
+    /// Not applied, and never will be.
     Refused(String),
     /// The two ends do not trust each other.
     Tls(String),
@@ -49,6 +50,20 @@ impl Failure {
                 None => MetastoreError::OutcomeUnknown("etcd misses a lease that was not named".to_string()),
             },
             Failure::Refused(why) => MetastoreError::Refused(why),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::NotApplied(why)
+            | Failure::Unknown(why)
+            | Failure::TokenRefused(why)
+            | Failure::TooLarge(why)
+            | Failure::Refused(why)
+            | Failure::Tls(why) => f.write_str(why),
+            Failure::LeaseNotFound => f.write_str("lease not found"),
         }
     }
 }

@@ -70,7 +70,7 @@ impl Worker {
         self.endpoints
             .first_answer(settings.connect_timeout, read)
             .await
-            .map_err(why_not_connected)
+            .map_err(|failures| why_not_connected(&failures))
     }
 
     async fn serve(self: Rc<Self>, inbox: &Receiver<Request<EtcdWatch>>) {
@@ -252,17 +252,14 @@ fn send<T>(reply: Reply<T>, result: Result<T, MetastoreError>) {
 }
 
 /// The failures of all endpoints as one error: what cannot heal by itself comes first.
-fn why_not_connected(failures: Vec<Failure>) -> ConnectError {
-    for failure in &failures {
+fn why_not_connected(failures: &[Failure]) -> ConnectError {
+    for failure in failures {
         match failure {
             Failure::Refused(why) => return ConnectError::Refused(why.clone()),
             Failure::Tls(why) => return ConnectError::Tls(why.clone()),
             _ => {}
         }
     }
-    let all: Vec<_> = failures
-        .into_iter()
-        .map(|failure| failure.of_read().to_string())
-        .collect();
+    let all: Vec<_> = failures.iter().map(Failure::to_string).collect();
     ConnectError::Unreachable(all.join("; "))
 }

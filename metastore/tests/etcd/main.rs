@@ -3,5 +3,10 @@
 // The lint exempts test functions, not the helpers beside them.
 #![allow(clippy::unwrap_used)]
 
+mod certificates;
 mod contract;
+mod failover;
+mod kills;
+mod security;
 mod support;
+mod watches;
