@@ -41,10 +41,14 @@ struct Live {
 
 impl Endpoints {
     pub fn new(settings: &Resolved) -> Self {
+        // An endpoint that cannot be reached leaves time for the others, for writes too.
+        let connect_timeout = settings
+            .connect_timeout
+            .min(settings.request_deadline / rounds(settings.urls.len()));
         // A member that has lost the others answers nothing and ends watches, instead of serving what it remembers.
         let mut options = ConnectOptions::new()
             .with_require_leader(true)
-            .with_connect_timeout(settings.connect_timeout.min(settings.request_deadline));
+            .with_connect_timeout(connect_timeout);
         if let Some((name, password)) = &settings.user {
             options = options.with_user(name, password);
         }
@@ -79,8 +83,7 @@ impl Endpoints {
         &self,
         call: impl AsyncFn(Client) -> Result<T, etcd_client::Error>,
     ) -> Result<(usize, T), Failure> {
-        let rounds = u32::try_from(self.len()).unwrap_or(READ_ATTEMPTS).min(READ_ATTEMPTS);
-        let attempt = self.deadline / rounds;
+        let attempt = self.deadline / rounds(self.len());
         self.attempts(attempt, &call, |failure| {
             matches!(
                 failure,
@@ -219,6 +222,13 @@ impl Endpoints {
     }
 }
 
+/// Attempts that fit into a deadline, one for each endpoint.
+fn rounds(endpoints: usize) -> u32 {
+    u32::try_from(endpoints)
+        .unwrap_or(READ_ATTEMPTS)
+        .clamp(1, READ_ATTEMPTS)
+}
+
 fn endpoint_is_at_fault(failure: &Failure) -> bool {
     matches!(failure, Failure::NotApplied(_) | Failure::Unknown(_) | Failure::Tls(_))
 }
@@ -260,6 +270,7 @@ impl Endpoint {
         match failure {
             Failure::NotApplied(why) => Failure::NotApplied(named(why)),
             Failure::Unknown(why) => Failure::Unknown(named(why)),
+            Failure::Full(why) => Failure::Full(named(why)),
             Failure::TokenRefused(why) => Failure::TokenRefused(named(why)),
             Failure::Tls(why) => Failure::Tls(named(why)),
             Failure::Refused(why) => Failure::Refused(named(why)),

@@ -17,6 +17,8 @@ pub(super) enum Failure {
     NotApplied(String),
     /// Perhaps applied.
     Unknown(String),
+    /// Perhaps applied, and no endpoint does better: etcd is beyond its quota.
+    Full(String),
     /// Not applied: our token is no longer valid, a new one will do.
     TokenRefused(String),
     /// Not applied: a lease that it names is not there.
@@ -33,7 +35,7 @@ impl Failure {
     /// What the caller of a read learns.
     pub fn of_read(self) -> MetastoreError {
         match self {
-            Failure::Unknown(why) => MetastoreError::Unavailable(why),
+            Failure::Unknown(why) | Failure::Full(why) => MetastoreError::Unavailable(why),
             other => other.of_write(None),
         }
     }
@@ -44,7 +46,7 @@ impl Failure {
             Failure::NotApplied(why) | Failure::TokenRefused(why) | Failure::Tls(why) => {
                 MetastoreError::Unavailable(why)
             }
-            Failure::Unknown(why) | Failure::TooLarge(why) => MetastoreError::OutcomeUnknown(why),
+            Failure::Unknown(why) | Failure::Full(why) | Failure::TooLarge(why) => MetastoreError::OutcomeUnknown(why),
             Failure::LeaseNotFound => match lease {
                 Some(lease) => MetastoreError::LeaseGone(lease),
                 None => MetastoreError::OutcomeUnknown("etcd misses a lease that was not named".to_string()),
@@ -59,6 +61,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::NotApplied(why)
             | Failure::Unknown(why)
+            | Failure::Full(why)
             | Failure::TokenRefused(why)
             | Failure::TooLarge(why)
             | Failure::Refused(why)
@@ -134,6 +137,7 @@ fn judge(code: Code, message: &str, causes: &Causes, why: String) -> Failure {
         (Code::Unavailable, "etcdserver: no leader" | "etcdserver: rpc not supported for learner")
         | (Code::Unavailable, "etcdserver: not capable")
         | (Code::ResourceExhausted, "etcdserver: too many requests") => Failure::NotApplied(why),
+        (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded") => Failure::Full(why),
         (Code::Unauthenticated, _) | (Code::InvalidArgument, "etcdserver: revision of auth store is old") => {
             Failure::TokenRefused(why)
         }

@@ -4,7 +4,7 @@ use crate::support::{config, connect, eventually, put, read, try_read, try_write
 use futures::executor::block_on;
 use kafscale_metastore::etcd::{ConnectError, EtcdMetastore};
 use kafscale_metastore::{Metastore, MetastoreError};
-use kafscale_test_etcd::{free_port, Cluster};
+use kafscale_test_etcd::{free_port, Cluster, Options};
 use std::time::{Duration, Instant};
 
 fn dead_endpoint() -> String {
@@ -83,6 +83,42 @@ fn a_member_that_hangs_costs_a_read_a_third_of_its_deadline() {
     );
     cluster.cont(0);
     assert_eq!(read(&store, "a").as_deref(), Some("2"));
+}
+
+#[test]
+fn a_transaction_in_doubt_is_not_sent_to_another_member() {
+    let cluster = Cluster::start(3);
+    let store = connect(&cluster);
+    write(&store, "a", "1");
+    cluster.stop(0);
+    let error = try_write(&store, vec![put("a", "2", None)]).unwrap_err();
+    assert!(matches!(error, MetastoreError::OutcomeUnknown(_)), "{error}");
+    let start = Instant::now();
+    write(&store, "b", "1");
+    assert!(start.elapsed() < Duration::from_secs(2), "the next begins elsewhere");
+    cluster.cont(0);
+}
+
+#[test]
+fn a_full_etcd_says_so_and_leaves_writes_in_doubt() {
+    let cluster = Cluster::start_with(&Options {
+        args: ["--quota-backend-bytes", "4000000"].map(str::to_string).to_vec(),
+        ..Options::default()
+    });
+    let store = connect(&cluster);
+    let large = "x".repeat(500_000);
+    let error = (0..100)
+        .find_map(|number| {
+            // etcd counts what it has committed, every 100 ms.
+            std::thread::sleep(Duration::from_millis(50));
+            try_write(&store, vec![put(&format!("full/{number}"), &large, None)]).err()
+        })
+        .expect("a hundred times half a megabyte are more than four");
+    match &error {
+        MetastoreError::OutcomeUnknown(why) => assert!(why.contains("database space exceeded"), "{why}"),
+        other => panic!("{other}"),
+    }
+    assert!(try_read(&store, "full/0").unwrap().is_some(), "it can still be read");
 }
 
 #[test]
