@@ -20,6 +20,12 @@ need_packages=()
 command -v cc >/dev/null || need_packages+=(build-essential)
 command -v git >/dev/null || need_packages+=(git)
 command -v curl >/dev/null || need_packages+=(curl ca-certificates)
+# etcd's client is generated from its interface files.
+command -v protoc >/dev/null || need_packages+=(protobuf-compiler)
+if [ "${1:-build}" = test ]; then
+  # Tests start members of their own, on ports of their own.
+  command -v etcd >/dev/null || need_packages+=(etcd-server)
+fi
 if [ "${1:-build}" = compat ]; then
   # What runs the suite; its clients install themselves, see ci/compat/install.sh.
   command -v python3 >/dev/null || need_packages+=(python3 python3-venv python3-pip)

@@ -4,7 +4,7 @@
 # Generated documentation is checked by tests named `..._docs_are_current`; `make docs` writes it again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-ci/install.sh
+ci/install.sh test
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 

@@ -326,4 +326,6 @@ fn upper_hex_digit(byte: u8) -> Option<u8> {
 }
 
 #[cfg(test)]
+mod size_tests;
+#[cfg(test)]
 mod tests;

@@ -1,10 +1,10 @@
 //! Members that are dead, hang or come back.
 
-use crate::support::{config, connect, eventually, put, read, try_read, try_write, write};
+use crate::support::{config, connect, connect_to_follower, eventually, put, read, try_read, try_write, write};
 use futures::executor::block_on;
 use kafscale_metastore::etcd::{ConnectError, EtcdMetastore};
 use kafscale_metastore::{Metastore, MetastoreError};
-use kafscale_test_etcd::{free_port, Cluster};
+use kafscale_test_etcd::{free_port, Cluster, Options};
 use std::time::{Duration, Instant};
 
 fn dead_endpoint() -> String {
@@ -17,7 +17,11 @@ fn a_member_that_comes_back_is_used_again() {
     let store = connect(&cluster);
     write(&store, "a", "1");
     cluster.kill(0);
-    let error = try_write(&store, vec![put("a", "2", None)]).unwrap_err();
+    // A connection that was cut a moment ago leaves the first in doubt.
+    let error = eventually(|| match try_write(&store, vec![put("a", "2", None)]) {
+        Err(MetastoreError::OutcomeUnknown(_)) => None,
+        other => Some(other.unwrap_err()),
+    });
     assert!(
         matches!(error, MetastoreError::Unavailable(_)),
         "nobody was there: {error}"
@@ -25,7 +29,7 @@ fn a_member_that_comes_back_is_used_again() {
     let error = try_read(&store, "a").unwrap_err();
     assert!(matches!(error, MetastoreError::Unavailable(_)), "{error}");
     cluster.restart(0);
-    assert_eq!(read(&store, "a").as_deref(), Some("1"));
+    assert_eq!(read(&store, "a").as_deref(), Some("1"), "nothing is sent late");
     write(&store, "a", "3");
     assert_eq!(read(&store, "a").as_deref(), Some("3"));
 }
@@ -67,11 +71,10 @@ fn a_dead_endpoint_among_others_does_no_harm() {
 #[test]
 fn a_member_that_hangs_costs_a_read_a_third_of_its_deadline() {
     let cluster = Cluster::start(3);
-    let store = connect(&cluster);
+    let (store, follower) = connect_to_follower(&cluster);
     write(&store, "a", "1");
     let lease = block_on(store.lease_grant(20_000)).unwrap();
-    // The first is the one in use.
-    cluster.stop(0);
+    cluster.stop(follower);
     let start = Instant::now();
     assert_eq!(try_read(&store, "a").unwrap().unwrap().value, "1");
     assert!(start.elapsed() < Duration::from_millis(2_500), "{:?}", start.elapsed());
@@ -81,8 +84,65 @@ fn a_member_that_hangs_costs_a_read_a_third_of_its_deadline() {
         start.elapsed() < Duration::from_secs(8),
         "the next calls begin elsewhere"
     );
-    cluster.cont(0);
+    cluster.cont(follower);
     assert_eq!(read(&store, "a").as_deref(), Some("2"));
+}
+
+#[test]
+fn a_transaction_in_doubt_is_not_sent_to_another_member() {
+    let mut cluster = Cluster::start(3);
+    let (store, follower) = connect_to_follower(&cluster);
+    write(&store, "a", "1");
+    cluster.stop(follower);
+    let start = Instant::now();
+    let writer = {
+        let store = store.clone();
+        std::thread::spawn(move || try_write(&store, vec![put("a", "2", None)]))
+    };
+    // The connection is cut long before the deadline: there would be time to try elsewhere.
+    std::thread::sleep(Duration::from_millis(500));
+    cluster.kill(follower);
+    let error = writer.join().unwrap().unwrap_err();
+    assert!(matches!(error, MetastoreError::OutcomeUnknown(_)), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(2), "it is known at once");
+    write(&store, "b", "1");
+    assert_eq!(read(&store, "a").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_member_that_hangs_is_left_by_the_next_transaction() {
+    let cluster = Cluster::start(3);
+    let (store, follower) = connect_to_follower(&cluster);
+    write(&store, "a", "1");
+    cluster.stop(follower);
+    let error = try_write(&store, vec![put("a", "2", None)]).unwrap_err();
+    assert!(matches!(error, MetastoreError::OutcomeUnknown(_)), "{error}");
+    let start = Instant::now();
+    write(&store, "b", "1");
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    cluster.cont(follower);
+}
+
+#[test]
+fn a_full_etcd_says_so_and_leaves_writes_in_doubt() {
+    let cluster = Cluster::start_with(&Options {
+        args: ["--quota-backend-bytes", "4000000"].map(str::to_string).to_vec(),
+        ..Options::default()
+    });
+    let store = connect(&cluster);
+    let large = "x".repeat(500_000);
+    let error = (0..100)
+        .find_map(|number| {
+            // etcd counts what it has committed, every 100 ms.
+            std::thread::sleep(Duration::from_millis(50));
+            try_write(&store, vec![put(&format!("full/{number}"), &large, None)]).err()
+        })
+        .expect("a hundred times half a megabyte are more than four");
+    match &error {
+        MetastoreError::OutcomeUnknown(why) => assert!(why.contains("database space exceeded"), "{why}"),
+        other => panic!("{other}"),
+    }
+    assert!(try_read(&store, "full/0").unwrap().is_some(), "it can still be read");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod certificates;
 mod contract;
 mod failover;
 mod kills;
+mod rates;
 mod security;
 mod support;
 mod watches;

@@ -25,6 +25,14 @@ pub fn connect(cluster: &Cluster) -> EtcdMetastore {
     EtcdMetastore::connect(config(cluster)).unwrap()
 }
 
+/// A store whose first choice is a member that does not lead, and that member.
+pub fn connect_to_follower(cluster: &Cluster) -> (EtcdMetastore, usize) {
+    let mut config = config(cluster);
+    let follower = (cluster.await_leader() + 1) % config.endpoints.len();
+    config.endpoints.rotate_left(follower);
+    (EtcdMetastore::connect(config).unwrap(), follower)
+}
+
 pub fn put(key: &str, value: &str, lease: Option<LeaseId>) -> Op {
     Op::Put {
         key: Bytes::copy_from_slice(key.as_bytes()),

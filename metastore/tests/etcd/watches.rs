@@ -1,6 +1,6 @@
 //! Watches that etcd, the network or their reader leaves alone.
 
-use crate::support::{config, connect, directly, eventually, try_read, write};
+use crate::support::{config, connect, connect_to_follower, directly, eventually, try_read, write};
 use futures::executor::block_on;
 use futures::FutureExt;
 use kafscale_metastore::etcd::EtcdMetastore;
@@ -35,7 +35,9 @@ fn a_watch_from_compacted_history_says_so() {
     let cluster = Cluster::start(1);
     let store = connect(&cluster);
     let first = write(&store, "w/a", "1");
-    (2..9).for_each(|number| drop(write(&store, "w/a", &number.to_string())));
+    for number in 2..9 {
+        write(&store, "w/a", &number.to_string());
+    }
     let last = write(&store, "w/a", "9");
     directly(&cluster, async |client| client.compact(last as i64, None).await);
     let mut watch = block_on(store.watch(b"w/", first)).unwrap();
@@ -75,17 +77,17 @@ fn silence_alone_ends_no_watch() {
 #[test]
 fn a_watch_of_a_member_that_hangs_ends() {
     let cluster = Cluster::start(3);
-    let store = connect(&cluster);
+    let (store, follower) = connect_to_follower(&cluster);
     let first = write(&store, "w/a", "1");
     let mut watch = block_on(store.watch(b"w/", first + 1)).unwrap();
-    cluster.stop(0);
+    cluster.stop(follower);
     // Two seconds of silence, three until the deadline, and something for a busy machine.
     let ended = within(&mut *watch, Duration::from_secs(9));
     assert!(matches!(ended, Some(Err(MetastoreError::Unavailable(_)))), "{ended:?}");
     let mut watch = block_on(store.watch(b"w/", first + 1)).unwrap();
     write(&store, "w/a", "2");
     assert_eq!(values(&block_on(watch.next()).unwrap()), ["2"]);
-    cluster.cont(0);
+    cluster.cont(follower);
 }
 
 #[test]
