@@ -77,7 +77,7 @@ impl Stores {
             _ => Some(DataDir::lock(&settings.data_dir)?),
         };
         let metastore = match &settings.etcd {
-            Some(etcd) => MetastoreHandle::Etcd(EtcdMetastore::connect(etcd_config(etcd))?),
+            Some(etcd) => MetastoreHandle::Etcd(EtcdMetastore::connect(etcd_config(etcd, settings.broker_id))?),
             None => MetastoreHandle::Embedded(EmbeddedMetastore::open(&settings.data_dir.join("metastore"))?),
         };
         let mut refresher = None;
@@ -127,11 +127,15 @@ impl MetastoreHandle {
     }
 }
 
-fn etcd_config(settings: &EtcdSettings) -> EtcdConfig {
+fn etcd_config(settings: &EtcdSettings, broker_id: i32) -> EtcdConfig {
+    let mut endpoints = settings.endpoints.clone();
+    // The first is used until it fails: brokers spread over them.
+    let first = broker_id.unsigned_abs() as usize % endpoints.len().max(1);
+    endpoints.rotate_left(first);
     let (username, password) = settings.user.clone().unzip();
     let (cert_file, key_file) = settings.identity.clone().unzip();
     EtcdConfig {
-        endpoints: settings.endpoints.clone(),
+        endpoints,
         username,
         password,
         tls: settings.ca_file.clone().map(|ca_file| EtcdTls {

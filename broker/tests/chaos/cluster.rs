@@ -157,7 +157,9 @@ impl Machine {
     }
 
     fn signal(&self, name: &str) {
-        if let Some(broker) = self.broker().as_mut().filter(|broker| broker.is_alive()) {
+        let mut broker = self.broker();
+        let Some(broker) = broker.as_mut() else { return };
+        if broker.is_alive() {
             let pid = broker.id().to_string();
             let sent = std::process::Command::new("kill").args(["-s", name, &pid]).status();
             assert!(sent.unwrap().success(), "{name} reaches process {pid}");

@@ -19,6 +19,7 @@ mod support;
 mod workload;
 
 use cluster::Cluster;
+use kafscale_codec::error_code::ErrorCode;
 use ledger::get;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -104,7 +105,10 @@ fn create_topic(router: &mut routing::Router, topic: &str) {
     let until = Instant::now() + PATIENCE;
     loop {
         match router.anyone() {
-            Ok(mut client) => break client.create_topic(topic, PARTITIONS),
+            Ok(mut client) => match client.ask_for_topic(topic, PARTITIONS, &[]) {
+                ErrorCode::NONE | ErrorCode::TOPIC_ALREADY_EXISTS => break,
+                error => assert!(Instant::now() < until, "topic {topic}: {error:?}"),
+            },
             Err(error) => assert!(Instant::now() < until, "topic {topic}: {error}"),
         }
     }

@@ -115,7 +115,8 @@ impl Client {
         error
     }
 
-    fn ask_for_topic(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> ErrorCode {
+    /// Asks for a topic once.
+    pub fn ask_for_topic(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> ErrorCode {
         let topic = CreatableTopic {
             name: name.to_string(),
             num_partitions: partitions,
