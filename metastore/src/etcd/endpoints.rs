@@ -14,12 +14,16 @@ use tokio::time::Instant;
 
 /// Pause after all endpoints have failed in turn.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Pause between two lines about failing endpoints.
+const TELL_PAUSE: Duration = Duration::from_secs(5);
 /// An attempt of a read leaves time for so many others, as far as there are endpoints for them.
 const READ_ATTEMPTS: u32 = 3;
 
 pub(super) struct Endpoints {
     all: Vec<Endpoint>,
     current: Cell<usize>,
+    /// When a change of the endpoint was last logged.
+    told: Cell<Option<Instant>>,
     options: ConnectOptions,
     pub deadline: Duration,
 }
@@ -64,6 +68,7 @@ impl Endpoints {
         Endpoints {
             all: settings.urls.iter().map(endpoint).collect(),
             current: Cell::new(0),
+            told: Cell::new(None),
             options,
             deadline: settings.request_deadline,
         }
@@ -84,25 +89,14 @@ impl Endpoints {
         call: impl AsyncFn(Client) -> Result<T, etcd_client::Error>,
     ) -> Result<(usize, T), Failure> {
         let attempt = self.deadline / rounds(self.len());
-        self.attempts(attempt, &call, |failure| {
-            matches!(
-                failure,
-                Failure::NotApplied(_) | Failure::Unknown(_) | Failure::TokenRefused(_) | Failure::Tls(_)
-            )
-        })
-        .await
+        self.attempts(attempt, &call, Failure::lets_reads_go_on).await
     }
 
     /// Writes: tried at another endpoint only if the attempt before surely did nothing.
     pub async fn write<T>(&self, call: impl AsyncFn(Client) -> Result<T, etcd_client::Error>) -> Result<T, Failure> {
-        self.attempts(self.deadline, &call, |failure| {
-            matches!(
-                failure,
-                Failure::NotApplied(_) | Failure::TokenRefused(_) | Failure::Tls(_)
-            )
-        })
-        .await
-        .map(|(_, answer)| answer)
+        self.attempts(self.deadline, &call, Failure::lets_writes_go_on)
+            .await
+            .map(|(_, answer)| answer)
     }
 
     async fn attempts<T>(
@@ -146,16 +140,18 @@ impl Endpoints {
         let live = match made.unwrap_or_else(|_| Err(Failure::NotApplied(late("no connection")))) {
             Ok(live) => live,
             Err(failure) => {
+                let failure = endpoint.named(failure);
                 self.leave(at, &failure);
-                return Err(endpoint.named(failure));
+                return Err(failure);
             }
         };
         let called = tokio::time::timeout_at(until, call(live.client.clone())).await;
         match called.map(|result| result.map_err(Failure::from)) {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(failure)) => {
+                let failure = endpoint.named(failure);
                 self.blame(at, &live, &failure);
-                Err(endpoint.named(failure))
+                Err(failure)
             }
             Err(_) => {
                 let failure = Failure::Unknown(late("no answer"));
@@ -166,7 +162,7 @@ impl Endpoints {
     }
 
     fn blame(&self, at: usize, live: &Live, failure: &Failure) {
-        if endpoint_is_at_fault(failure) || matches!(failure, Failure::TokenRefused(_)) {
+        if failure.blames_endpoint() || matches!(failure, Failure::TokenRefused(_)) {
             self.all[at].discard(live.number);
         }
         self.leave(at, failure);
@@ -174,17 +170,23 @@ impl Endpoints {
 
     /// Lets the next call begin elsewhere, if a failure is the endpoint's fault.
     pub fn leave(&self, at: usize, failure: &Failure) {
-        if endpoint_is_at_fault(failure) && self.current.get() == at {
+        if failure.blames_endpoint() && self.current.get() == at {
             let next = (at + 1) % self.len();
-            if next != at {
-                log::warn!(
-                    "etcd endpoint {} fails, {} is next",
-                    self.all[at].url,
-                    self.all[next].url
-                );
+            if next != at && self.may_tell() {
+                log::warn!("etcd: {failure}; {} is next", self.all[next].url);
             }
             self.current.set(next);
         }
+    }
+
+    /// With all members away every call would tell of it several times.
+    fn may_tell(&self) -> bool {
+        let now = Instant::now();
+        let due = self.told.get().is_none_or(|told| now - told >= TELL_PAUSE);
+        if due {
+            self.told.set(Some(now));
+        }
+        due
     }
 
     /// Tries every endpoint until one answers or the time is over; the failure of each.
@@ -208,12 +210,7 @@ impl Endpoints {
                     Err(failure) => failures.push(failure),
                 }
             }
-            let heals = failures.iter().all(|failure| {
-                matches!(
-                    failure,
-                    Failure::NotApplied(_) | Failure::Unknown(_) | Failure::TokenRefused(_)
-                )
-            });
+            let heals = failures.iter().all(Failure::may_heal);
             if !heals || Instant::now() + RETRY_PAUSE >= deadline {
                 return Err(failures);
             }
@@ -227,10 +224,6 @@ fn rounds(endpoints: usize) -> u32 {
     u32::try_from(endpoints)
         .unwrap_or(READ_ATTEMPTS)
         .clamp(1, READ_ATTEMPTS)
-}
-
-fn endpoint_is_at_fault(failure: &Failure) -> bool {
-    matches!(failure, Failure::NotApplied(_) | Failure::Unknown(_) | Failure::Tls(_))
 }
 
 impl Endpoint {
@@ -248,6 +241,7 @@ impl Endpoint {
             .map_err(|error| match Failure::from(error) {
                 // It was but an attempt to authenticate.
                 Failure::Unknown(why) => Failure::NotApplied(why),
+                Failure::TlsBroken(why) => Failure::Tls(why),
                 other => other,
             })?;
         let number = self.made.get() + 1;
@@ -273,6 +267,7 @@ impl Endpoint {
             Failure::Full(why) => Failure::Full(named(why)),
             Failure::TokenRefused(why) => Failure::TokenRefused(named(why)),
             Failure::Tls(why) => Failure::Tls(named(why)),
+            Failure::TlsBroken(why) => Failure::TlsBroken(named(why)),
             Failure::Refused(why) => Failure::Refused(named(why)),
             Failure::TooLarge(why) => Failure::TooLarge(named(why)),
             Failure::LeaseNotFound => failure,

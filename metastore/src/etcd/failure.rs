@@ -27,15 +27,18 @@ pub(super) enum Failure {
     TooLarge(String),
     /// Not applied, and never will be.
     Refused(String),
-    /// The two ends do not trust each other.
+    /// Not applied: there is no connection, since the two ends do not trust each other.
     Tls(String),
+    /// Perhaps applied: TLS broke on a connection that stood. A certificate that etcd misses shows like this, too, since
+    /// TLS 1.3 lets the client begin before the server has looked at it.
+    TlsBroken(String),
 }
 
 impl Failure {
     /// What the caller of a read learns.
     pub fn of_read(self) -> MetastoreError {
         match self {
-            Failure::Unknown(why) | Failure::Full(why) => MetastoreError::Unavailable(why),
+            Failure::Unknown(why) | Failure::Full(why) | Failure::TlsBroken(why) => MetastoreError::Unavailable(why),
             other => other.of_write(None),
         }
     }
@@ -46,13 +49,46 @@ impl Failure {
             Failure::NotApplied(why) | Failure::TokenRefused(why) | Failure::Tls(why) => {
                 MetastoreError::Unavailable(why)
             }
-            Failure::Unknown(why) | Failure::Full(why) | Failure::TooLarge(why) => MetastoreError::OutcomeUnknown(why),
+            Failure::Unknown(why) | Failure::Full(why) | Failure::TooLarge(why) | Failure::TlsBroken(why) => {
+                MetastoreError::OutcomeUnknown(why)
+            }
             Failure::LeaseNotFound => match lease {
                 Some(lease) => MetastoreError::LeaseGone(lease),
                 None => MetastoreError::OutcomeUnknown("etcd misses a lease that was not named".to_string()),
             },
             Failure::Refused(why) => MetastoreError::Refused(why),
         }
+    }
+}
+
+impl Failure {
+    /// Whether a write may be tried at another endpoint: it surely did nothing, and there it may do.
+    pub fn lets_writes_go_on(&self) -> bool {
+        matches!(
+            self,
+            Failure::NotApplied(_) | Failure::TokenRefused(_) | Failure::Tls(_)
+        )
+    }
+
+    /// Whether a read may be tried at another endpoint.
+    pub fn lets_reads_go_on(&self) -> bool {
+        self.lets_writes_go_on() || matches!(self, Failure::Unknown(_) | Failure::TlsBroken(_))
+    }
+
+    /// Whether the next call had better begin elsewhere, and over a new connection.
+    pub fn blames_endpoint(&self) -> bool {
+        matches!(
+            self,
+            Failure::NotApplied(_) | Failure::Unknown(_) | Failure::Tls(_) | Failure::TlsBroken(_)
+        )
+    }
+
+    /// Whether waiting may help: credentials and certificates do not become right by it.
+    pub fn may_heal(&self) -> bool {
+        matches!(
+            self,
+            Failure::NotApplied(_) | Failure::Unknown(_) | Failure::TokenRefused(_)
+        )
     }
 }
 
@@ -65,7 +101,8 @@ impl fmt::Display for Failure {
             | Failure::TokenRefused(why)
             | Failure::TooLarge(why)
             | Failure::Refused(why)
-            | Failure::Tls(why) => f.write_str(why),
+            | Failure::Tls(why)
+            | Failure::TlsBroken(why) => f.write_str(why),
             Failure::LeaseNotFound => f.write_str("lease not found"),
         }
     }
@@ -126,11 +163,11 @@ impl Causes {
 }
 
 fn judge(code: Code, message: &str, causes: &Causes, why: String) -> Failure {
-    if causes.tls {
-        return Failure::Tls(why);
-    }
-    if causes.not_connected {
-        return Failure::NotApplied(why);
+    match (causes.not_connected, causes.tls) {
+        (true, true) => return Failure::Tls(why),
+        (true, false) => return Failure::NotApplied(why),
+        (false, true) => return Failure::TlsBroken(why),
+        (false, false) => {}
     }
     match (code, message) {
         // Said before anything is proposed.
@@ -222,6 +259,25 @@ mod tests {
             let error = write(code, message);
             assert!(matches!(error, MetastoreError::Refused(_)), "{message}: {error}");
         }
+    }
+
+    #[test]
+    fn a_transaction_is_in_doubt_if_its_connection_stood_when_tls_broke() {
+        let broken = || std::io::Error::new(std::io::ErrorKind::InvalidData, "bad record");
+        let stood = Failure::from(Error::GRpcStatus(tonic::Status::from_error(Box::new(broken()))));
+        assert!(matches!(stood, Failure::TlsBroken(_)), "{stood:?}");
+        assert!(matches!(stood.of_write(None), MetastoreError::OutcomeUnknown(_)));
+        let never = tonic::ConnectError(Box::new(broken()));
+        let never = Failure::from(Error::GRpcStatus(tonic::Status::from_error(Box::new(never))));
+        assert!(matches!(never, Failure::Tls(_)), "{never:?}");
+        assert!(matches!(never.of_write(None), MetastoreError::Unavailable(_)));
+    }
+
+    #[test]
+    fn a_connection_that_never_stood_carried_nothing() {
+        let refused = tonic::ConnectError(Box::new(std::io::Error::other("refused")));
+        let failure = Failure::from(Error::GRpcStatus(tonic::Status::from_error(Box::new(refused))));
+        assert!(matches!(failure, Failure::NotApplied(_)), "{failure:?}");
     }
 
     #[test]

@@ -235,6 +235,10 @@ impl Worker {
             .await;
         match revoked {
             Err(Failure::LeaseNotFound) if attempts.get() > 1 => Ok(()),
+            // What the last attempt knows for sure says nothing about those before.
+            Err(Failure::NotApplied(why) | Failure::TokenRefused(why) | Failure::Tls(why)) if attempts.get() > 1 => {
+                Err(MetastoreError::OutcomeUnknown(why))
+            }
             other => other.map_err(|failure| failure.of_write(Some(lease))),
         }
     }
@@ -256,7 +260,7 @@ fn why_not_connected(failures: &[Failure]) -> ConnectError {
     for failure in failures {
         match failure {
             Failure::Refused(why) => return ConnectError::Refused(why.clone()),
-            Failure::Tls(why) => return ConnectError::Tls(why.clone()),
+            Failure::Tls(why) | Failure::TlsBroken(why) => return ConnectError::Tls(why.clone()),
             _ => {}
         }
     }
