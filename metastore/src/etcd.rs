@@ -1,7 +1,7 @@
 //! The metastore of a cluster: etcd, 3.4 or later.
 //!
 //! One thread with a tokio runtime of its own owns every connection, and nothing else in the broker knows of tokio.
-//! [`endpoints`](self) are tried one after another: a call that surely reached nobody goes on to the next endpoint, a read
+//! Endpoints are tried one after another: a call that surely reached nobody goes on to the next endpoint, a read
 //! does so whatever became of it, and a transaction whose fate is unknown is reported as just that. A watch that etcd
 //! does not keep alive, or that is not read for too long, ends with an error.
 
@@ -22,6 +22,9 @@ use queue::EtcdWatch;
 use std::sync::{mpsc, Arc};
 
 /// Handle to the store; clones share it, on any thread and under any executor.
+///
+/// Leases are in whole seconds here, rounded up, and etcd grants none that is shorter than its elections take (two
+/// seconds by default). A watch whose history is compacted says so when it is first waited for.
 ///
 /// Dropping the last one closes all connections: what was asked and not answered may or may not be applied.
 #[derive(Clone)]

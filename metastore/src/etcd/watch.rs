@@ -8,6 +8,7 @@ use super::convert::{etcd_revision, Keys};
 use super::endpoints::Endpoints;
 use super::failure::Failure;
 use super::queue::{next_revision, queue, EtcdWatch, Feed};
+use crate::history::revision_of;
 use crate::store::{MetastoreError, Revision, WatchEvent};
 use etcd_client::{Client, GetOptions, WatchOptions, WatchResponse, WatchStream};
 use futures::future::{select, Either};
@@ -29,12 +30,13 @@ pub(super) async fn open(
     prefix: &[u8],
     from: Revision,
 ) -> Result<EtcdWatch, MetastoreError> {
-    // To etcd 0 means "from now on".
-    let from = from.max(1);
+    // Etcd since 3.5 tells no progress of a watch that begins in the future, as one after a listing does. So it begins
+    // one earlier, and what is too old is left out. To etcd 0 means "from now on".
+    let begin = from.saturating_sub(1).max(1);
     let (start, end) = keys.all_of(prefix);
     let options = WatchOptions::new()
         .with_range(end.clone())
-        .with_start_revision(etcd_revision(from));
+        .with_start_revision(etcd_revision(begin));
     let opened = endpoints
         .read_at(async |client: Client| {
             // A watch that is denied does not say whether by rights or for an old token; a read does.
@@ -55,6 +57,7 @@ pub(super) async fn open(
         endpoints: endpoints.clone(),
         at,
         keys: keys.clone(),
+        from,
         next: from,
     };
     tokio::task::spawn_local(follower.run(stream, feed));
@@ -71,6 +74,8 @@ struct Follower {
     endpoints: Rc<Endpoints>,
     at: usize,
     keys: Keys,
+    /// The first revision that was asked for.
+    from: Revision,
     /// Changes before this revision were handed on.
     next: Revision,
 }
@@ -130,6 +135,7 @@ impl Follower {
             .events()
             .iter()
             .map(|event| self.keys.event(event))
+            .filter(|event| !event.as_ref().is_ok_and(|event| revision_of(event) < self.from))
             .collect::<Result<_, _>>()?;
         self.next = next_revision(&events, self.next).ok_or_else(|| {
             MetastoreError::Unavailable(format!("etcd told of changes before revision {} again", self.next))

@@ -86,7 +86,7 @@ fn a_token_that_has_expired_is_replaced() {
     let lease = block_on(store.lease_grant(60_000)).unwrap();
     let revision = write(&store, "/kafscale/v1/a", "0");
     for round in 0..2 {
-        std::thread::sleep(Duration::from_secs(5));
+        std::thread::sleep(Duration::from_millis(3_500));
         // Each kind of call is the first to meet the old token once.
         match round {
             0 => {
@@ -98,7 +98,7 @@ fn a_token_that_has_expired_is_replaced() {
             }
         }
     }
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(Duration::from_millis(3_500));
     block_on(store.lease_keep_alive(lease)).unwrap();
     // etcd forgets all tokens when it restarts.
     cluster.kill(0);
