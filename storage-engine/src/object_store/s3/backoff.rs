@@ -63,7 +63,11 @@ mod tests {
         let now = Instant::now();
         let mut backoff = Backoff::new(&limits, now);
         let pauses: Vec<Option<u128>> = (0..8)
-            .map(|_| backoff.next(&limits, Again::AfterPause, now, 1.0).map(|pause| pause.as_millis()))
+            .map(|_| {
+                backoff
+                    .next(&limits, Again::AfterPause, now, 1.0)
+                    .map(|pause| pause.as_millis())
+            })
             .collect();
         let expected = [50, 100, 200, 400, 800, 1600, 2000].map(Some);
         assert_eq!(pauses[..7], expected);
@@ -86,7 +90,10 @@ mod tests {
         let mut backoff = Backoff::new(&limits, now);
         assert_eq!(backoff.next(&limits, Again::AtOnce, now, 1.0), Some(Duration::ZERO));
         assert!(backoff.fresh_only());
-        assert_eq!(backoff.next(&limits, Again::AtOnce, now, 1.0), Some(limits.backoff_first));
+        assert_eq!(
+            backoff.next(&limits, Again::AtOnce, now, 1.0),
+            Some(limits.backoff_first)
+        );
         assert_eq!(backoff.next(&limits, Again::Never, now, 1.0), None);
     }
 }

@@ -84,6 +84,9 @@ mod tests {
             access_key: "new".to_string(),
             ..(*before).clone()
         });
-        assert_eq!((before.access_key.as_str(), other.get().access_key.as_str()), ("old", "new"));
+        assert_eq!(
+            (before.access_key.as_str(), other.get().access_key.as_str()),
+            ("old", "new")
+        );
     }
 }

@@ -82,7 +82,11 @@ fn is_address(host: &str) -> bool {
 }
 
 fn aws(region: &str) -> String {
-    let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+    let domain = if region.starts_with("cn-") {
+        "amazonaws.com.cn"
+    } else {
+        "amazonaws.com"
+    };
     format!("https://s3.{region}.{domain}")
 }
 
@@ -120,7 +124,14 @@ mod tests {
 
     #[test]
     fn what_is_no_endpoint_is_refused() {
-        for given in ["store:9000", "ftp://store", "http://", "http://store/path", "http://store:x", "http://u@store"] {
+        for given in [
+            "store:9000",
+            "ftp://store",
+            "http://",
+            "http://store/path",
+            "http://store:x",
+            "http://u@store",
+        ] {
             let refused = endpoint("b", Some(given), true);
             assert!(matches!(refused, Err(StoreError::Refused(_))), "{given}: {refused:?}");
         }

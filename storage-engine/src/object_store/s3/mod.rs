@@ -16,6 +16,7 @@ mod pool;
 mod probe;
 mod requests;
 mod tls;
+mod xml;
 
 pub use config::{Bucket, Limits, S3Config};
 pub use credentials::{Credentials, CredentialsHandle};
@@ -54,7 +55,9 @@ struct Inner {
 
 impl fmt::Debug for S3Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("S3Store").field("bucket", &self.0.config.bucket).finish_non_exhaustive()
+        f.debug_struct("S3Store")
+            .field("bucket", &self.0.config.bucket)
+            .finish_non_exhaustive()
     }
 }
 
@@ -161,13 +164,16 @@ impl Inner {
         if let Some(part) = self.read_replica(key, span).await {
             return Ok(Ok(part));
         }
-        self.retrying(Operation::Read, key, span.bytes(), async |attempt: Attempt<'_>| {
-            match attempt.get(key, span).await {
+        self.retrying(
+            Operation::Read,
+            key,
+            span.bytes(),
+            async |attempt: Attempt<'_>| match attempt.get(key, span).await {
                 Ok(part) => Ok(Ok(part)),
                 Err(Failure::Answered { status: 416, .. }) => attempt.size(key).await.map(Err),
                 Err(failure) => Err(failure),
-            }
-        })
+            },
+        )
         .await
     }
 
@@ -287,9 +293,11 @@ impl ObjectStore for S3Store {
             }
             let mut after = start_after.map(str::to_string);
             for _ in 0..FOREIGN_PAGES_MAX {
-                let listed = self.0.retrying(Operation::List, prefix, 0, async |attempt: Attempt<'_>| {
-                    attempt.list(prefix, after.as_deref(), limit).await
-                });
+                let listed = self
+                    .0
+                    .retrying(Operation::List, prefix, 0, async |attempt: Attempt<'_>| {
+                        attempt.list(prefix, after.as_deref(), limit).await
+                    });
                 let (page, last) = listed.await?;
                 if !page.more || !page.objects.is_empty() {
                     return Ok(page);

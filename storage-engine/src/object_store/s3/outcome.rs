@@ -104,8 +104,13 @@ fn meaning(operation: Operation, status: u16, code: &str) -> Meaning {
         // Credentials end and are replaced; bytes are damaged on their way; bodies arrive too slowly.
         (
             _,
-            "ExpiredToken" | "TokenRefreshRequired" | "RequestTimeout" | "BadDigest" | "XAmzContentChecksumMismatch"
-            | "IncompleteBody" | "OperationAborted",
+            "ExpiredToken"
+            | "TokenRefreshRequired"
+            | "RequestTimeout"
+            | "BadDigest"
+            | "XAmzContentChecksumMismatch"
+            | "IncompleteBody"
+            | "OperationAborted",
         ) => Meaning::NotDone,
         // The store itself says that it has not begun.
         (429 | 503, _) => Meaning::NotDone,
@@ -168,8 +173,14 @@ mod tests {
             (Failure::NotSent("x".to_string()), ["unavailable"; 4]),
             (cut(false), ["unknown", "unavailable", "unavailable", "unknown"]),
             (cut(true), ["unknown", "unavailable", "unavailable", "unknown"]),
-            (Failure::Damaged("x".to_string()), ["unknown", "unavailable", "unavailable", "unknown"]),
-            (answered(500, "InternalError"), ["unknown", "unavailable", "unavailable", "unknown"]),
+            (
+                Failure::Damaged("x".to_string()),
+                ["unknown", "unavailable", "unavailable", "unknown"],
+            ),
+            (
+                answered(500, "InternalError"),
+                ["unknown", "unavailable", "unavailable", "unknown"],
+            ),
             (answered(502, ""), ["unknown", "unavailable", "unavailable", "unknown"]),
             (answered(504, ""), ["unknown", "unavailable", "unavailable", "unknown"]),
             (answered(408, ""), ["unknown", "unavailable", "unavailable", "unknown"]),
@@ -180,8 +191,14 @@ mod tests {
             (answered(400, "BadDigest"), ["unavailable"; 4]),
             (answered(400, "ExpiredToken"), ["unavailable"; 4]),
             (answered(409, "ConditionalRequestConflict"), ["unavailable"; 4]),
-            (answered(412, "PreconditionFailed"), ["conflict", "refused", "refused", "refused"]),
-            (answered(404, "NoSuchKey"), ["refused", "not found", "refused", "refused"]),
+            (
+                answered(412, "PreconditionFailed"),
+                ["conflict", "refused", "refused", "refused"],
+            ),
+            (
+                answered(404, "NoSuchKey"),
+                ["refused", "not found", "refused", "refused"],
+            ),
             (answered(404, "NoSuchBucket"), ["refused"; 4]),
             (answered(404, ""), ["refused"; 4]),
             (answered(403, "AccessDenied"), ["refused"; 4]),
@@ -202,7 +219,13 @@ mod tests {
     #[test]
     fn a_create_in_doubt_is_never_tried_again() {
         for status in 100..=599 {
-            for code in ["", "InternalError", "SlowDown", "PreconditionFailed", "ConditionalRequestConflict"] {
+            for code in [
+                "",
+                "InternalError",
+                "SlowDown",
+                "PreconditionFailed",
+                "ConditionalRequestConflict",
+            ] {
                 let verdict = judge(Operation::Create, "key", &answered(status, code));
                 let in_doubt = matches!(verdict.error, StoreError::OutcomeUnknown(_));
                 assert!(!in_doubt || verdict.again == Again::Never, "{status} {code}");

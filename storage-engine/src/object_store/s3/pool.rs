@@ -124,7 +124,10 @@ impl Pool {
         let limit = self.limits.connect_timeout;
         match net::within(limit, self.connect()).await {
             Some(connected) => connected.map_err(Failure::NotSent),
-            None => Err(Failure::NotSent(format!("no connection to {} in {limit:?}", self.endpoint.host))),
+            None => Err(Failure::NotSent(format!(
+                "no connection to {} in {limit:?}",
+                self.endpoint.host
+            ))),
         }
     }
 
@@ -180,7 +183,9 @@ impl Pool {
             return Ok(addresses.clone());
         }
         let Endpoint { host, port, .. } = &self.endpoint;
-        let addresses = net::resolve(host, *port).await.map_err(|error| format!("resolve {host}: {error}"))?;
+        let addresses = net::resolve(host, *port)
+            .await
+            .map_err(|error| format!("resolve {host}: {error}"))?;
         *self.resolved.borrow_mut() = Some((Instant::now(), addresses.clone()));
         Ok(addresses)
     }

@@ -24,23 +24,28 @@ async fn check(store: &dyn ObjectStore, key: &str) -> Result<(), StoreError> {
     match create("second").await {
         Err(StoreError::Conflict(_)) => {}
         Err(error) => return Err(say("refuse to replace objects", error)),
-        Ok(()) => {
-            return Err(StoreError::Refused(
-                "the store replaces objects although it is told not to (If-None-Match: *): two brokers could overwrite \
+        Ok(()) => return Err(StoreError::Refused(
+            "the store replaces objects although it is told not to (If-None-Match: *): two brokers could overwrite \
                  each other's records there"
-                    .to_string(),
-            ))
-        }
+                .to_string(),
+        )),
     }
     let read = store.get_range(key, 0..u64::MAX).await;
     if read.map_err(|error| say("read objects", error))? != "first" {
-        return Err(StoreError::Refused("the store does not return what was written".to_string()));
+        return Err(StoreError::Refused(
+            "the store does not return what was written".to_string(),
+        ));
     }
-    let page = store.list(key, None, 10).await.map_err(|error| say("list objects", error))?;
+    let page = store
+        .list(key, None, 10)
+        .await
+        .map_err(|error| say("list objects", error))?;
     if page.objects.len() == 1 {
         Ok(())
     } else {
-        Err(StoreError::Refused("the store does not list what was just written".to_string()))
+        Err(StoreError::Refused(
+            "the store does not list what was just written".to_string(),
+        ))
     }
 }
 

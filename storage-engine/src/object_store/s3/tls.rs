@@ -31,7 +31,10 @@ pub(super) fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, StoreErr
         }
     }
     if roots.is_empty() {
-        let why = system.errors.first().map_or_else(String::new, |error| format!(": {error}"));
+        let why = system
+            .errors
+            .first()
+            .map_or_else(String::new, |error| format!(": {error}"));
         return Err(refused(format!("no certificate authorities on this system{why}")));
     }
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

