@@ -1,7 +1,7 @@
 //! One request and its answer: rusoto's typed requests in, signed and sent by our own transport.
 //!
-//! rusoto hands its errors on as texts, and unwraps what servers send in some headers and in numbers. So an exchange
-//! notes by itself how it failed, hands rusoto no headers, and takes a panic in its parsers for a damaged answer.
+//! rusoto hands its errors on as texts, unwraps what servers send, and reads truncated XML for ever. So an exchange keeps
+//! failure and answer to itself, and rusoto gets an answer without headers or content.
 
 use super::body::PartsBody;
 use super::config::{Bucket, Limits};
@@ -12,7 +12,6 @@ use super::pool::{self, Answer, Pool};
 use crate::object_store::StoreError;
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
-use futures::FutureExt;
 use futures_rustls::TlsConnector;
 use http_body::Body;
 use hyper::body::Incoming;
@@ -27,7 +26,6 @@ use send_wrapper::SendWrapper;
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::future::{poll_fn, Future};
-use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -72,10 +70,11 @@ impl Remote {
     }
 }
 
-/// What headers say of an answer that is none of an error.
+/// An answer that is no error.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Head {
+pub(super) struct Reply {
     pub(super) status: u16,
+    pub(super) bytes: Bytes,
     pub(super) content_length: Option<u64>,
     pub(super) content_range: Option<String>,
     pub(super) crc32c: Option<String>,
@@ -89,7 +88,7 @@ pub(super) struct Exchange {
     answer_max: u64,
     sent: Cell<bool>,
     failure: RefCell<Option<Failure>>,
-    head: RefCell<Head>,
+    reply: RefCell<Reply>,
 }
 
 impl Exchange {
@@ -101,7 +100,7 @@ impl Exchange {
             answer_max: XML_BYTES_MAX,
             sent: Cell::new(false),
             failure: RefCell::default(),
-            head: RefCell::default(),
+            reply: RefCell::default(),
         }
     }
 
@@ -118,11 +117,7 @@ impl Exchange {
     }
 
     /// Runs what `call` makes of a client that sends by this exchange, for at most `limit`.
-    pub(super) async fn run<T, E, F>(
-        self,
-        limit: Duration,
-        call: impl FnOnce(S3Client) -> F,
-    ) -> Result<(T, Head), Failure>
+    pub(super) async fn run<T, E, F>(self, limit: Duration, call: impl FnOnce(S3Client) -> F) -> Result<Reply, Failure>
     where
         E: Display,
         F: Future<Output = Result<T, E>>,
@@ -130,14 +125,12 @@ impl Exchange {
         let exchange = Rc::new(self);
         let client = Client::new_not_signing(Dispatcher(SendWrapper::new(exchange.clone())));
         let client = S3Client::new_with_client(client, exchange.remote.region.clone());
-        let called = AssertUnwindSafe(call(client)).catch_unwind();
-        match super::net::within(limit, called).await {
-            Some(Ok(Ok(result))) => Ok((result, exchange.head.take())),
-            Some(Ok(Err(error))) => {
+        match super::net::within(limit, call(client)).await {
+            Some(Ok(_)) => Ok(exchange.reply.take()),
+            Some(Err(error)) => {
                 let failure = exchange.failure.take();
                 Err(failure.unwrap_or_else(|| Failure::Damaged(error.to_string())))
             }
-            Some(Err(_)) => Err(Failure::Damaged("it cannot be read".to_string())),
             None if exchange.sent.get() => Err(Failure::Cut {
                 why: format!("nothing in {limit:?}"),
                 stale: false,
@@ -170,12 +163,11 @@ impl Exchange {
         if !success {
             return Err(answered(status, &received.unwrap_or_default()));
         }
-        let bytes = received?;
-        *self.head.borrow_mut() = head(status, &parts.headers);
+        *self.reply.borrow_mut() = reply(status, &parts.headers, received?);
         Ok(HttpResponse {
             status: http::StatusCode::from_u16(status).map_err(|error| Failure::Damaged(error.to_string()))?,
             headers: http::HeaderMap::default(),
-            body: ByteStream::new_with_size(futures::stream::iter([Ok(bytes.clone())]), bytes.len()),
+            body: ByteStream::from(Vec::new()),
         })
     }
 
@@ -258,10 +250,11 @@ async fn receive(mut body: Incoming, max: u64) -> Result<Bytes, Failure> {
     Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
-fn head(status: u16, headers: &HeaderMap) -> Head {
+fn reply(status: u16, headers: &HeaderMap, bytes: Bytes) -> Reply {
     let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.to_string());
-    Head {
+    Reply {
         status,
+        bytes,
         content_length: text("content-length").and_then(|length| length.parse().ok()),
         content_range: text("content-range"),
         crc32c: text("x-amz-checksum-crc32c"),

@@ -16,6 +16,7 @@ mod pool;
 mod probe;
 mod requests;
 mod tls;
+mod xml;
 
 pub use config::{Bucket, Limits, S3Config};
 pub use credentials::{Credentials, CredentialsHandle};

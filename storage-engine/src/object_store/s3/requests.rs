@@ -1,17 +1,17 @@
 //! The requests that the store makes, one attempt each, and what is checked of their answers.
 
 use super::config::S3Config;
-use super::dispatch::{Exchange, Head, Remote};
+use super::dispatch::{Exchange, Remote, Reply};
 use super::outcome::Failure;
+use super::xml::Element;
 use crate::object_store::{check_key, ListPage, ObjectMeta};
 use base64::prelude::{Engine, BASE64_STANDARD};
 use bytes::Bytes;
-use futures::StreamExt;
 use percent_encoding::percent_decode_str;
-use rusoto_core::{ByteStream, RusotoError};
+use rusoto_core::ByteStream;
 use rusoto_s3::{
-    Delete, DeleteObjectRequest, DeleteObjectsRequest, GetObjectError, GetObjectRequest, HeadObjectRequest,
-    ListObjectsV2Output, ListObjectsV2Request, ObjectIdentifier, PutObjectRequest, S3,
+    Delete, DeleteObjectRequest, DeleteObjectsRequest, GetObjectRequest, HeadObjectRequest, ListObjectsV2Request,
+    ObjectIdentifier, PutObjectRequest, S3Client, S3,
 };
 use std::rc::Rc;
 use std::time::Duration;
@@ -88,7 +88,7 @@ impl Attempt<'_> {
             .exchange()
             .header("if-none-match", "*")
             .header("x-amz-checksum-crc32c", encode_crc(crc));
-        let put = |client: rusoto_s3::S3Client| async move { client.put_object(request).await };
+        let put = |client: S3Client| async move { client.put_object(request).await };
         exchange.run(self.limit, put).await.map(drop)
     }
 
@@ -112,17 +112,9 @@ impl Attempt<'_> {
             .exchange()
             .header("x-amz-checksum-mode", "ENABLED")
             .answer_max(asked);
-        let get = |client: rusoto_s3::S3Client| async move {
-            let mut body = client.get_object(request).await?.body;
-            // The transport has read it as one piece.
-            let piece = match &mut body {
-                Some(body) => body.next().await,
-                None => None,
-            };
-            Ok::<_, RusotoError<GetObjectError>>(piece.transpose()?.unwrap_or_default())
-        };
-        let (bytes, head) = exchange.run(self.limit, get).await?;
-        check_part(span, bytes, &head).map_err(Failure::Damaged)
+        let get = |client: S3Client| async move { client.get_object(request).await };
+        let reply = exchange.run(self.limit, get).await?;
+        check_part(span, reply).map_err(Failure::Damaged)
     }
 
     /// An object's size.
@@ -132,9 +124,9 @@ impl Attempt<'_> {
             key: key.to_string(),
             ..HeadObjectRequest::default()
         };
-        let size = |client: rusoto_s3::S3Client| async move { client.head_object(request).await };
+        let size = |client: S3Client| async move { client.head_object(request).await };
         let answer = self.exchange().run(self.limit, size).await;
-        let (_, head) = answer.map_err(|failure| match failure {
+        let reply = answer.map_err(|failure| match failure {
             // This answer has no body, so it cannot say more. It is only asked for after the object was seen.
             Failure::Answered { status: 404, .. } => Failure::Answered {
                 status: 404,
@@ -143,7 +135,8 @@ impl Attempt<'_> {
             },
             other => other,
         })?;
-        head.content_length
+        reply
+            .content_length
             .ok_or_else(|| Failure::Damaged("it has no length".to_string()))
     }
 
@@ -163,9 +156,11 @@ impl Attempt<'_> {
             encoding_type: Some("url".to_string()),
             ..ListObjectsV2Request::default()
         };
-        let list = |client: rusoto_s3::S3Client| async move { client.list_objects_v2(request).await };
-        let (output, _) = self.exchange().run(self.limit, list).await?;
-        check_page(output, prefix, start_after.unwrap_or("")).map_err(Failure::Damaged)
+        let list = |client: S3Client| async move { client.list_objects_v2(request).await };
+        let reply = self.exchange().run(self.limit, list).await?;
+        let page = Element::read(&reply.bytes, "ListBucketResult");
+        page.and_then(|page| check_page(&page, prefix, start_after.unwrap_or("")))
+            .map_err(Failure::Damaged)
     }
 
     /// Deletes one object.
@@ -175,7 +170,7 @@ impl Attempt<'_> {
             key: key.to_string(),
             ..DeleteObjectRequest::default()
         };
-        let delete = |client: rusoto_s3::S3Client| async move { client.delete_object(request).await };
+        let delete = |client: S3Client| async move { client.delete_object(request).await };
         self.exchange().run(self.limit, delete).await.map(|_| None)
     }
 
@@ -193,10 +188,13 @@ impl Attempt<'_> {
             },
             ..DeleteObjectsRequest::default()
         };
-        let delete = |client: rusoto_s3::S3Client| async move { client.delete_objects(request).await };
-        let (output, _) = self.exchange().run(self.limit, delete).await?;
-        let errors = output.errors.unwrap_or_default().into_iter();
-        let mut errors = errors.map(|error| (error.code.unwrap_or_default(), error.message.unwrap_or_default()));
+        let delete = |client: S3Client| async move { client.delete_objects(request).await };
+        let reply = self.exchange().run(self.limit, delete).await?;
+        let result = Element::read(&reply.bytes, "DeleteResult").map_err(Failure::Damaged)?;
+        let text = |error: &Element, name| error.text(name).unwrap_or_default().to_string();
+        let mut errors = result
+            .all("Error")
+            .map(|error| (text(error, "Code"), text(error, "Message")));
         Ok(errors.find(|(code, _)| code != "NoSuchKey"))
     }
 }
@@ -212,8 +210,9 @@ fn encode_crc(crc: u32) -> String {
 }
 
 /// Checks that these are the bytes that were asked for.
-fn check_part(span: Span, bytes: Bytes, head: &Head) -> Result<Part, String> {
-    let (from, object_len) = match (head.status, &head.content_range) {
+fn check_part(span: Span, reply: Reply) -> Result<Part, String> {
+    let bytes = reply.bytes;
+    let (from, object_len) = match (reply.status, &reply.content_range) {
         (206, Some(range)) => {
             parse_content_range(range, bytes.len() as u64).ok_or_else(|| format!("range {range:?}"))?
         }
@@ -231,7 +230,7 @@ fn check_part(span: Span, bytes: Bytes, head: &Head) -> Result<Part, String> {
         ));
     }
     // The checksum is one of the whole object; that of a multipart object (`...-n`) is one of checksums.
-    let crc = head
+    let crc = reply
         .crc32c
         .as_ref()
         .filter(|crc| bytes.len() as u64 == object_len && !crc.contains('-'));
@@ -250,12 +249,12 @@ fn parse_content_range(range: &str, len: u64) -> Option<(u64, u64)> {
 }
 
 /// Checks order and names of a page.
-fn check_page(output: ListObjectsV2Output, prefix: &str, after: &str) -> Result<(ListPage, Option<String>), String> {
-    let encoded = output.encoding_type.as_deref() == Some("url");
+fn check_page(page: &Element, prefix: &str, after: &str) -> Result<(ListPage, Option<String>), String> {
+    let encoded = page.text("EncodingType") == Some("url");
     let mut objects = Vec::new();
     let mut last: Option<String> = None;
-    for object in output.contents.unwrap_or_default() {
-        let key = decode_key(object.key.ok_or("an object without a key")?, encoded)?;
+    for object in page.all("Contents") {
+        let key = decode_key(object.text("Key").ok_or("an object without a key")?, encoded)?;
         if !key.starts_with(prefix) || key.as_str() <= last.as_deref().unwrap_or(after) {
             return Err(format!("key {key:?} is out of order"));
         }
@@ -264,23 +263,28 @@ fn check_page(output: ListObjectsV2Output, prefix: &str, after: &str) -> Result<
         if check_key(&key).is_err() {
             continue;
         }
-        let size = object.size.and_then(|size| u64::try_from(size).ok());
+        let size = object.text("Size").and_then(|size| size.trim().parse().ok());
         objects.push(ObjectMeta {
             size: size.ok_or("an object without a size")?,
-            modified_ms: object.last_modified.map_or(Ok(0), |modified| parse_time(&modified))?,
+            modified_ms: object.text("LastModified").map_or(Ok(0), parse_time)?,
             key,
         });
     }
-    let more = output.is_truncated.unwrap_or(false);
+    let more = match page.text("IsTruncated") {
+        Some("true") => true,
+        Some("false") => false,
+        // Nobody knows whether this is all.
+        _ => return Err("it does not say whether there is more".to_string()),
+    };
     if more && last.is_none() {
         return Err("a page without keys before another".to_string());
     }
     Ok((ListPage { objects, more }, last))
 }
 
-fn decode_key(key: String, encoded: bool) -> Result<String, String> {
+fn decode_key(key: &str, encoded: bool) -> Result<String, String> {
     if !encoded {
-        return Ok(key);
+        return Ok(key.to_string());
     }
     // S3 writes a blank as a plus, and a plus as %2B.
     let spaced = key.replace('+', " ");
@@ -291,7 +295,7 @@ fn decode_key(key: String, encoded: bool) -> Result<String, String> {
 }
 
 fn parse_time(text: &str) -> Result<i64, String> {
-    let time = chrono::DateTime::parse_from_rfc3339(text).map_err(|error| format!("time {text:?}: {error}"))?;
+    let time = chrono::DateTime::parse_from_rfc3339(text.trim()).map_err(|error| format!("time {text:?}: {error}"))?;
     Ok(time.timestamp_millis())
 }
 

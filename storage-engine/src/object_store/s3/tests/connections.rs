@@ -24,6 +24,10 @@ fn many_creates_at_once_all_arrive_over_few_connections() {
     let fixture = server();
     let mut config = fixture.config();
     config.limits.concurrency = 7;
+    fixture.server.set_faults(Faults {
+        delay_ms: [(Kind::Put, 5)].into(),
+        ..Faults::default()
+    });
     with_store(config, |store| async move {
         let keys: Vec<String> = (0..300).map(|at| format!("key/{at:03}")).collect();
         let created = join_all(keys.iter().map(|key| {
@@ -93,17 +97,12 @@ fn a_request_that_finds_no_permit_in_time_was_not_applied() {
     let mut config = fixture.config();
     config.limits.concurrency = 1;
     config.limits.call_timeout = Duration::from_millis(300);
-    config.limits.attempts_max = 1;
-    fixture.server.set_faults(Faults {
-        delay_ms: [(Kind::List, 600)].into(),
-        ..Faults::default()
-    });
     with_store(config, |store| async move {
-        let listing = async {
-            let _ = store.list("", None, 1).await;
-        };
-        let ((), created) = futures::future::join(listing, store.create("a", body("x"))).await;
+        let permit = store.0.permit(Duration::from_secs(1)).await.unwrap();
+        let created = store.create("a", body("x")).await;
         assert!(matches!(created, Err(StoreError::Unavailable(_))), "{created:?}");
+        drop(permit);
+        assert_eq!(store.list("", None, 1).await, Ok(ListPage::default()));
     });
     assert_eq!(fixture.requests(Kind::Put), 0);
 }
@@ -269,4 +268,53 @@ fn a_replica_that_is_wrong_is_not_believed() {
         store.create("a", body("0123")).await.unwrap();
         assert_eq!(store.get_range("a", 0..9).await.unwrap(), "0123");
     });
+}
+
+#[test]
+fn puts_carry_what_was_configured_and_sign_it() {
+    let fixture = server();
+    let config = S3Config {
+        kms_key_arn: Some("arn:aws:kms:eu-west-1:1:key/2".to_string()),
+        storage_class: Some("STANDARD_IA".to_string()),
+        ..fixture.config()
+    };
+    on_shard(move || async move {
+        let handle = CredentialsHandle::new(Credentials {
+            session_token: Some("token-1".to_string()),
+            ..(*keys().get()).clone()
+        });
+        let store = S3Store::new(config, handle).unwrap();
+        let parts = vec![Bytes::from_static(b"12345"), Bytes::new(), Bytes::from_static(b"6789")];
+        store.create("a", parts).await.unwrap();
+    });
+    let put = fixture.server.counters().last_put;
+    let signed = put["authorization"].clone();
+    for (name, value) in [
+        ("if-none-match", "*"),
+        // CRC-32C's check value e3069283, of "123456789".
+        ("x-amz-checksum-crc32c", "4waSgw=="),
+        ("x-amz-content-sha256", "UNSIGNED-PAYLOAD"),
+        ("x-amz-server-side-encryption", "aws:kms"),
+        (
+            "x-amz-server-side-encryption-aws-kms-key-id",
+            "arn:aws:kms:eu-west-1:1:key/2",
+        ),
+        ("x-amz-storage-class", "STANDARD_IA"),
+        ("x-amz-security-token", "token-1"),
+    ] {
+        assert_eq!(put.get(name).map(String::as_str), Some(value), "{name}");
+        assert!(signed.contains(name), "{name} is not signed: {signed}");
+    }
+    assert_eq!(put["content-length"], "9");
+}
+
+#[test]
+fn puts_carry_nothing_that_was_not_configured() {
+    let fixture = server();
+    with_store(fixture.config(), |store| async move {
+        store.create("a", body("x")).await.unwrap();
+    });
+    let put = fixture.server.counters().last_put;
+    let optional = |name: &&String| name.contains("encryption") || name.contains("class") || name.contains("token");
+    assert_eq!(put.keys().find(optional), None);
 }

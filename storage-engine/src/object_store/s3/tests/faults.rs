@@ -278,3 +278,110 @@ fn a_missing_bucket_and_wrong_keys_are_refused_with_the_reason() {
         }
     });
 }
+
+#[test]
+fn a_bit_that_flipped_on_the_way_is_noticed() {
+    let fixture = server();
+    let corrupt = || always(|faults| faults.corrupt_body = 1.0);
+    with_store(fixture.config(), |store| async move {
+        store.create("a", body("0123456789")).await.unwrap();
+    });
+    fixture.fail(Kind::Get, 2, corrupt());
+    with_store(fixture.config(), |store| async move {
+        assert_eq!(store.get_range("a", 0..u64::MAX).await.unwrap(), "0123456789");
+    });
+    fixture.fail(Kind::Get, 100, corrupt());
+    with_store(fixture.config(), |store| async move {
+        let read = store.get_suffix("a", 100).await;
+        assert!(
+            matches!(&read, Err(StoreError::Unavailable(why)) if why.contains("checksum")),
+            "{read:?}"
+        );
+    });
+}
+
+#[test]
+fn a_server_that_closes_after_each_answer_fails_no_read() {
+    let fixture = server();
+    with_store(fixture.config(), |store| async move {
+        store.create("a", body("x")).await.unwrap();
+    });
+    fixture
+        .server
+        .set_faults(always(|faults| faults.close_after_answer = true));
+    with_store(fixture.config(), |store| async move {
+        for at in 0..40 {
+            assert_eq!(store.get_range("a", 0..1).await.unwrap(), "x");
+            // The server closes after 20 ms: before, at, and after that.
+            net::sleep(Duration::from_millis(15 + at % 10)).await;
+        }
+    });
+}
+
+#[test]
+fn a_handshake_that_never_ends_means_not_applied() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = server().config();
+    config.bucket.endpoint = Some(format!("https://{}", silent.local_addr().unwrap()));
+    config.limits.attempts_max = 2;
+    with_store(config, |store| async move {
+        let started = Instant::now();
+        let created = store.create("a", body("x")).await;
+        assert!(matches!(created, Err(StoreError::Unavailable(_))), "{created:?}");
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    });
+}
+
+/// What the broker does with a write-ahead object: again until it is known who has the name.
+async fn win(store: &S3Store, key: &str, content: &Bytes) {
+    for _ in 0..100 {
+        match store.create(key, vec![content.clone()]).await {
+            Ok(()) => return,
+            Err(StoreError::Conflict(_)) => {
+                // Nobody else writes here, so it can only be an earlier attempt of this one.
+                if let Ok(read) = store.get_range(key, 0..u64::MAX).await {
+                    assert!(read == *content, "{key} holds what nobody wrote");
+                    return;
+                }
+            }
+            Err(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)) => {}
+            Err(other) => panic!("{key}: {other:?}"),
+        }
+    }
+    panic!("{key} was never won");
+}
+
+#[test]
+fn amid_all_faults_every_create_ends_as_its_own() {
+    let fixture = server();
+    fixture.server.set_faults(Faults {
+        answer_before: 0.1,
+        error_after: 0.1,
+        cut_after: 0.1,
+        cut_before: 0.1,
+        cut_body: 0.1,
+        corrupt_body: 0.05,
+        conflict_after: 0.05,
+        ..Faults::default()
+    });
+    with_store(fixture.config(), |store| async move {
+        let content = |at: usize| Bytes::from(format!("{at}/").repeat(1 + at * 37));
+        let keys: Vec<String> = (0..200).map(|at| format!("key/{at:03}")).collect();
+        let contents: Vec<Bytes> = (0..keys.len()).map(content).collect();
+        let all = keys.iter().zip(&contents);
+        futures::future::join_all(all.map(|(key, content)| win(&store, key, content))).await;
+    });
+    fixture.server.set_faults(Faults::default());
+    with_store(fixture.config(), |store| async move {
+        let page = store.list("key/", None, 1000).await.unwrap();
+        assert_eq!(page.objects.len(), 200);
+        for (at, object) in page.objects.iter().enumerate() {
+            let expected = format!("{at}/").repeat(1 + at * 37);
+            assert!(
+                store.get_range(&object.key, 0..u64::MAX).await.unwrap() == expected,
+                "{}",
+                object.key
+            );
+        }
+    });
+}
