@@ -6,12 +6,14 @@ SEEDS ?= 10000
 FUZZ_SECONDS ?= 60
 # Rounds of `make kill`.
 ROUNDS ?= 200
+# Of `make chaos`: how long things break.
+CHAOS_SECONDS ?= 1800
 # Of `make groups`: how long members come and go, how many there are at most, and of which clients (all).
 SECONDS ?= 180
 MEMBERS ?= 20
 CLIENTS ?=
 
-.PHONY: help build run test fmt lint deny docs sim model kill fuzz demo compat groups bench test-produce-consume test-consumer-group
+.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz demo compat groups bench test-produce-consume test-consumer-group
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-22s %s\n", $$1, $$2 }'
@@ -43,6 +45,9 @@ model: ## All interleavings of the fencing protocol, on the decisions that run i
 
 kill: ## A broker killed with SIGKILL under load, again and again: make kill ROUNDS=200
 	@ROUNDS=$(ROUNDS) ci/kill.sh
+
+chaos: ## A real cluster (brokers, etcd, S3) in which everything breaks under load: make chaos CHAOS_SECONDS=1800
+	@CHAOS_SECONDS=$(CHAOS_SECONDS) ci/chaos.sh
 
 sim: ## Deterministic simulation of a cluster: make sim SEEDS=10000
 	@SEEDS=$(SEEDS) ci/sim.sh

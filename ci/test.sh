@@ -16,6 +16,7 @@ echo "== licences and sources"
 ci/deny.sh
 echo "== tests"
 status=0
+export CHAOS_SECONDS=${CHAOS_SECONDS:-180}
 cargo test --workspace --features kafscale-broker/planted-bugs --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
 passed=$(awk '/^test result:/ { n += $4 } END { print n + 0 }' "$log")
 failed=$(awk '/^test result:/ { n += $6 } END { print n + 0 }' "$log")

@@ -276,7 +276,6 @@ fn offset_commit(group: &str, offset: i64) -> OffsetCommitRequest {
                 committed_offset: offset,
                 ..OffsetCommitRequestPartition::default()
             }],
-            ..OffsetCommitRequestTopic::default()
         }],
         ..OffsetCommitRequest::default()
     }
