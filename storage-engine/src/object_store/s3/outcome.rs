@@ -112,8 +112,10 @@ fn meaning(operation: Operation, status: u16, code: &str) -> Meaning {
             | "IncompleteBody"
             | "OperationAborted",
         ) => Meaning::NotDone,
-        // The store itself says that it has not begun.
-        (429 | 503, _) => Meaning::NotDone,
+        // The store itself says that it has not begun. A 503 that says less may come from a proxy whose other side broke
+        // in the middle, or from a store that could write to some of its disks.
+        (429, _) | (503, "SlowDown" | "ServiceUnavailable" | "RequestLimitExceeded") => Meaning::NotDone,
+        (503, code) if code.starts_with("Throttling") => Meaning::NotDone,
         (412, _) if operation == Operation::Create => Meaning::Exists,
         // Two conditional writes at the same time: this one was dropped.
         (409, "ConditionalRequestConflict") => Meaning::NotDone,
@@ -185,7 +187,13 @@ mod tests {
             (answered(504, ""), ["unknown", "unavailable", "unavailable", "unknown"]),
             (answered(408, ""), ["unknown", "unavailable", "unavailable", "unknown"]),
             (answered(503, "SlowDown"), ["unavailable"; 4]),
-            (answered(503, ""), ["unavailable"; 4]),
+            (answered(503, "ServiceUnavailable"), ["unavailable"; 4]),
+            (answered(503, "ThrottlingException"), ["unavailable"; 4]),
+            (answered(503, ""), ["unknown", "unavailable", "unavailable", "unknown"]),
+            (
+                answered(503, "SlowDownWrite"),
+                ["unknown", "unavailable", "unavailable", "unknown"],
+            ),
             (answered(429, ""), ["unavailable"; 4]),
             (answered(400, "RequestTimeout"), ["unavailable"; 4]),
             (answered(400, "BadDigest"), ["unavailable"; 4]),

@@ -95,17 +95,18 @@ impl Attempt<'_> {
     /// Reads a part of an object. Fails with 416 if there is nothing of it.
     pub(super) async fn get(&self, key: &str, span: Span) -> Result<Part, Failure> {
         let (range, asked) = match span {
-            // No object is that large, and not every server can count that far.
+            // No object is that large. Of a whole object the store tells the checksum, of a range it may not.
+            Span::From(0, len) if len > i64::MAX as u64 => (None, len),
             Span::From(from, len) if from.checked_add(len).is_none_or(|end| end > i64::MAX as u64) => {
-                (format!("bytes={from}-"), len)
+                (Some(format!("bytes={from}-")), len)
             }
-            Span::From(from, len) => (format!("bytes={from}-{}", from + len - 1), len),
-            Span::Last(len) => (format!("bytes=-{}", len.min(i64::MAX as u64)), len),
+            Span::From(from, len) => (Some(format!("bytes={from}-{}", from + len - 1)), len),
+            Span::Last(len) => (Some(format!("bytes=-{}", len.min(i64::MAX as u64))), len),
         };
         let request = GetObjectRequest {
             bucket: self.bucket(),
             key: key.to_string(),
-            range: Some(range),
+            range,
             ..GetObjectRequest::default()
         };
         let exchange = self
@@ -199,10 +200,13 @@ impl Attempt<'_> {
     }
 }
 
-/// Whether XML can hold a key as it is: line ends are changed on the way, other control characters are not allowed.
+/// Whether XML can hold a key as it is: line ends are changed on the way, other control characters are not allowed, and
+/// some servers trim blanks.
 pub(super) fn is_plain(key: &str) -> bool {
-    !key.chars()
-        .any(|letter| letter.is_control() || matches!(letter, '\u{fffe}' | '\u{ffff}'))
+    key.trim() == key
+        && !key
+            .chars()
+            .any(|letter| letter.is_control() || matches!(letter, '\u{fffe}' | '\u{ffff}'))
 }
 
 fn encode_crc(crc: u32) -> String {

@@ -6,12 +6,16 @@ use std::net::TcpListener;
 
 /// Answers each connection's first request with `answer`, and closes.
 fn says(answer: impl Into<Vec<u8>>) -> S3Config {
+    says_in_turn(vec![answer.into()])
+}
+
+/// Answers one connection after the other like this, and all later ones as the last.
+fn says_in_turn(answers: Vec<Vec<u8>>) -> S3Config {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let answer = answer.into();
     // Ends with the test's process: it has no other connections to wait for.
     std::thread::spawn(move || {
-        for stream in listener.incoming().take(100) {
+        for (at, stream) in listener.incoming().take(100).enumerate() {
             let mut stream = stream.unwrap();
             let mut request = Vec::new();
             let mut buffer = [0; 4096];
@@ -21,7 +25,7 @@ fn says(answer: impl Into<Vec<u8>>) -> S3Config {
                     _ => break,
                 }
             }
-            drop(stream.write_all(&answer));
+            drop(stream.write_all(&answers[at.min(answers.len() - 1)]));
         }
     });
     let bucket = Bucket {
@@ -179,4 +183,24 @@ fn a_404_that_s3_did_not_write_is_no_missing_object() {
         let read = store.get_range("a", 0..1).await;
         assert!(matches!(read, Err(StoreError::Refused(_))), "{read:?}");
     });
+}
+
+#[test]
+fn a_delete_that_may_have_worked_stays_in_doubt_whatever_comes_later() {
+    let failed = b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n".to_vec();
+    let busy = b"HTTP/1.1 429 Busy\r\ncontent-length: 0\r\n\r\n".to_vec();
+    let cases = [
+        (vec![failed, busy.clone()], "unknown"),
+        (vec![busy.clone(), busy], "unavailable"),
+    ];
+    for (answers, expected) in cases {
+        with_store(says_in_turn(answers), move |store| async move {
+            let told = match store.delete(&["a".to_string()]).await {
+                Err(StoreError::OutcomeUnknown(_)) => "unknown",
+                Err(StoreError::Unavailable(_)) => "unavailable",
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(told, expected);
+        });
+    }
 }
