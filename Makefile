@@ -13,7 +13,7 @@ SECONDS ?= 180
 MEMBERS ?= 20
 CLIENTS ?=
 
-.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz demo compat groups bench test-produce-consume test-consumer-group
+.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster demo compat groups bench test-produce-consume test-consumer-group
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-22s %s\n", $$1, $$2 }'
@@ -54,6 +54,9 @@ sim: ## Deterministic simulation of a cluster: make sim SEEDS=10000
 
 fuzz: ## Fuzz the decoders: make fuzz FUZZ_SECONDS=60
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) ci/fuzz.sh
+
+cluster: ## Three brokers, an etcd and an S3 server on this machine, until Ctrl-C
+	@ci/cluster.sh
 
 demo: ## A broker, a producer and a consumer, in one terminal
 	@ci/demo.sh

@@ -26,8 +26,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of requests under way per shard: beyond it sockets are not read.
-const REQUEST_BUDGET_BYTES: usize = 64 << 20;
+/// Bytes of produce requests under way per shard: beyond it the sockets that bring them are not read.
+const PRODUCE_BUDGET_BYTES: usize = 64 << 20;
+
+/// The same for all other requests. They are small, and a large one is granted when nothing else is under way.
+const REQUEST_BUDGET_BYTES: usize = 16 << 20;
 
 /// How long connections get to send their last answers after everything accepted is durable.
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
@@ -301,6 +304,7 @@ impl Assembly {
             coordinator: self.coordinator.clone(),
             runtime,
             metastore,
+            produce_budget: ByteBudget::new(PRODUCE_BUDGET_BYTES),
             budget: ByteBudget::new(REQUEST_BUDGET_BYTES),
             fetch_sessions: SessionLimit::new(shard.metrics.clone()),
         });

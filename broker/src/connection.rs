@@ -9,6 +9,7 @@ use bytes::BytesMut;
 use futures::future::{select, Either};
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use futures::stream::StreamExt;
+use kafscale_codec::api::ApiKey;
 use kafscale_codec::frame::{FrameDecoder, FrameError};
 use kafscale_codec::wire::{BufferList, DecodeError};
 use std::io;
@@ -72,7 +73,11 @@ async fn read_requests(
     let mut ahead = READ_BYTES_MIN;
     loop {
         while let Some(frame) = frames.next_frame()? {
-            let permit = node.budget.take(frame.len()).await;
+            let budget = match is_produce(&frame) {
+                true => &node.produce_budget,
+                false => &node.budget,
+            };
+            let permit = budget.take(frame.len()).await;
             let reply = handlers::dispatch(node, client, frame, permit).await?;
             if replies.send(reply).await.is_err() {
                 return Ok(());
@@ -135,4 +140,9 @@ async fn write_buffers(writer: &mut (impl AsyncWrite + Unpin), buffers: BufferLi
         writer.write_all(&small).await?;
     }
     writer.flush().await
+}
+
+/// Records wait for the store, which may be slow or gone; nothing else shall have to wait for them.
+fn is_produce(frame: &[u8]) -> bool {
+    frame.first_chunk() == Some(&(ApiKey::Produce as i16).to_be_bytes())
 }

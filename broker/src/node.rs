@@ -56,7 +56,9 @@ pub struct Node {
     pub runtime: Rc<dyn Runtime>,
     /// The metastore.
     pub metastore: Rc<dyn Metastore>,
-    /// Bytes of requests that may be under way on this shard.
+    /// Bytes of produce requests that may be under way on this shard's connections.
+    pub produce_budget: Rc<ByteBudget>,
+    /// Bytes of all other requests.
     pub budget: Rc<ByteBudget>,
     /// Fetch sessions of this shard's connections.
     pub(crate) fetch_sessions: Rc<SessionLimit>,

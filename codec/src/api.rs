@@ -135,7 +135,7 @@ pub const SERVED: &[ServedApi] = &[
     served_api(ApiKey::DescribeCluster, 0, 2, ""),
     served_api(ApiKey::DescribeProducers, 0, 0, "The idempotent producers that the leader remembers."),
     served_api(ApiKey::ListTransactions, 0, 2, "Empty: there are no transactions."),
-    served_api(ApiKey::ConsumerGroupHeartbeat, 0, 1, "Answered from memory unless it changes the group, then once the change is durable. Assignors `uniform` and `range`; racks are kept and not used."),
+    served_api(ApiKey::ConsumerGroupHeartbeat, 0, 1, "Answered from memory unless it changes the group, then once the change is durable. Assignors `uniform` and `range`; `uniform` prefers the rack of a partition's leader."),
     served_api(ApiKey::ConsumerGroupDescribe, 0, 1, ""),
     served_api(ApiKey::DescribeTopicPartitions, 0, 0, ""),
 ];

@@ -132,6 +132,11 @@ impl Machine {
         self.broker().as_mut().is_some_and(Broker::is_alive)
     }
 
+    /// Memory of the process that runs.
+    pub fn resident_bytes(&self) -> u64 {
+        self.broker().as_ref().expect("it was started").resident_bytes()
+    }
+
     /// SIGSTOP.
     pub fn freeze(&self) {
         self.signal("STOP");

@@ -12,6 +12,7 @@ mod cluster;
 #[path = "../e2e/kill/ledger.rs"]
 mod ledger;
 mod nemesis;
+mod outages;
 mod proxy;
 mod routing;
 #[path = "../e2e/support.rs"]

@@ -2,7 +2,7 @@
 
 use super::state::Assignment;
 use kafscale_codec::types::TopicId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Passes over all topics in which the uniform assignor evens out subscriptions that differ. Each pass brings loads
 /// closer; what is uneven after the last one stays so until the next epoch.
@@ -15,6 +15,8 @@ pub struct Shares<'a> {
     pub topics: BTreeMap<TopicId, i32>,
     /// By member id.
     pub members: BTreeMap<&'a str, Member<'a>>,
+    /// The racks of partitions' leaders, as far as known.
+    pub racks: BTreeMap<(TopicId, i32), &'a str>,
 }
 
 /// One who takes part.
@@ -22,6 +24,8 @@ pub struct Shares<'a> {
 pub struct Member<'a> {
     /// Set by static members: it outlives the member id.
     pub instance_id: Option<&'a str>,
+    /// Where it stands, if it says so.
+    pub rack: Option<&'a str>,
     /// Topics of [`Shares::topics`] that it subscribes to.
     pub subscribed: BTreeSet<TopicId>,
     /// What it had in the target before.
@@ -199,8 +203,9 @@ impl Dealer<'_, '_> {
             }
         }
         free.sort_unstable();
+        let free = self.deal_within_racks(free, &quotas);
         // One at a time, so that a topic's partitions go to different members.
-        let mut takers: std::collections::VecDeque<usize> = (0..self.ids.len())
+        let mut takers: VecDeque<usize> = (0..self.ids.len())
             .filter(|place| self.loads[*place] < quotas[*place])
             .collect();
         for (topic_id, partition) in free {
@@ -210,6 +215,35 @@ impl Dealer<'_, '_> {
                 takers.push_back(place);
             }
         }
+    }
+
+    /// A free partition goes to a member in its leader's rack, if one has room: reads within a rack are cheap. What members
+    /// have they keep, wherever it is led now. Returns what is left.
+    fn deal_within_racks(&mut self, free: Vec<(TopicId, i32)>, quotas: &[usize]) -> Vec<(TopicId, i32)> {
+        let mut takers: BTreeMap<&str, VecDeque<usize>> = BTreeMap::new();
+        for (place, id) in self.ids.iter().enumerate() {
+            let rack = self.shares.members[id]
+                .rack
+                .filter(|_| self.loads[place] < quotas[place]);
+            if let Some(rack) = rack {
+                takers.entry(rack).or_default().push_back(place);
+            }
+        }
+        let mut left = Vec::new();
+        for partition in free {
+            let rack = self.shares.racks.get(&partition);
+            let takers = rack.and_then(|rack| takers.get_mut(rack));
+            let Some((takers, place)) = takers.and_then(|takers| takers.pop_front().map(|place| (takers, place)))
+            else {
+                left.push(partition);
+                continue;
+            };
+            self.give(place, partition.0, partition.1);
+            if self.loads[place] < quotas[place] {
+                takers.push_back(place);
+            }
+        }
+        left
     }
 
     /// Subscriptions differ: topics with few subscribers first, each partition to who has least.
@@ -322,6 +356,7 @@ mod tests {
                 id.as_str(),
                 Member {
                     instance_id: None,
+                    rack: None,
                     subscribed,
                     had,
                 },
@@ -330,6 +365,7 @@ mod tests {
         Shares {
             members: members.iter().map(member).collect(),
             topics,
+            racks: BTreeMap::new(),
         }
     }
 
@@ -372,6 +408,24 @@ mod tests {
                 "something moved without need"
             );
         }
+    }
+
+    #[test]
+    fn free_partitions_go_to_the_rack_of_their_leader_as_far_as_shares_allow() {
+        let members = members(&[&[1], &[1], &[1]]);
+        let mut shares = shares(&[(1, 6)], &members);
+        let racks = [("m0", "a"), ("m1", "b"), ("m2", "b")];
+        for (id, rack) in racks {
+            shares.members.get_mut(id).expect("a member").rack = Some(rack);
+        }
+        // Four are led in a, where one member has room for two of them.
+        shares.racks = [(0, "b"), (1, "a"), (2, "a"), (3, "a"), (4, "a"), (5, "c")]
+            .map(|(partition, rack)| ((topic(1), partition), rack))
+            .into();
+        let result = Assignor::Uniform.assign(&shares);
+        assert_eq!(check(&shares, &result), [2, 2, 2]);
+        assert_eq!(result["m0"][&topic(1)], BTreeSet::from([1, 2]));
+        assert!(result["m1"][&topic(1)].contains(&0));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::reconcile::reconcile;
 use super::state::{
     from_wire, to_wire, Assignment, ClassicMember, ConsumerMember, ConsumerState, MemberPhase, LEFT_FOR_A_WHILE,
 };
-use crate::cluster::image::ClusterImage;
+use crate::cluster::image::{ClusterImage, TopicImage};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, HeartbeatAssignment};
 use kafscale_codec::types::TopicId;
@@ -702,10 +702,14 @@ fn assign(state: &mut ConsumerState, image: &ClusterImage) {
         }
         let member = Member {
             instance_id: member.instance_id.as_deref(),
+            rack: member.rack_id.as_deref(),
             subscribed,
             had: &member.target,
         };
         shares.members.insert(id, member);
+    }
+    if shares.members.values().any(|member| member.rack.is_some()) {
+        shares.racks = racks(&shares.topics, image);
     }
     let targets: Vec<(String, BTreeMap<TopicId, BTreeSet<i32>>)> = assignor
         .assign(&shares)
@@ -720,6 +724,20 @@ fn assign(state: &mut ConsumerState, image: &ClusterImage) {
     }
     state.target_epoch = state.epoch;
     state.assignor = assignor.name().to_string();
+}
+
+/// Where partitions are led, as far as their leaders say where they stand.
+fn racks<'a>(topics: &BTreeMap<TopicId, i32>, image: &'a ClusterImage) -> BTreeMap<(TopicId, i32), &'a str> {
+    let rack = |topic: &TopicImage, partition| {
+        let leader = image.live_leader(topic, partition)?;
+        image.brokers.get(&leader.broker_id)?.rack.as_deref()
+    };
+    let partitions = topics
+        .iter()
+        .flat_map(|(id, count)| (0..*count).map(move |partition| (*id, partition)));
+    partitions
+        .filter_map(|(id, partition)| Some(((id, partition), rack(image.topic_by_id(id)?, partition)?)))
+        .collect()
 }
 
 /// What most members would like; who says nothing would like the default.
