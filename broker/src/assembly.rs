@@ -343,6 +343,7 @@ impl Assembly {
             flush_bytes: settings.flush_bytes,
             flush_interval: Duration::from_millis(settings.flush_interval_ms),
             flush_pipeline: settings.flush_pipeline,
+            undurable_bytes_max: PRODUCE_BUDGET_BYTES * settings.shards.max(2),
             tail_memory_bytes: settings.tail_memory_bytes / settings.shards,
             cache_bytes: settings.cache_bytes / settings.shards,
             read_ahead_blocks: settings.readahead_segments as u64,

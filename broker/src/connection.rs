@@ -3,6 +3,7 @@
 //! A request has two stages. The first decides its order and runs before the next frame is looked at; the second waits
 //! (for durability, for data, for a group) beside those of the requests behind it.
 
+use crate::budget::{ByteBudget, Permit};
 use crate::handlers::{self, Client, Reply};
 use crate::node::Node;
 use bytes::BytesMut;
@@ -15,12 +16,19 @@ use kafscale_codec::wire::{BufferList, DecodeError};
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// The least that is read from a socket at a time: all that an idle connection holds.
 const READ_BYTES_MIN: usize = 1024;
 
 /// The most.
 const READ_BYTES_MAX: usize = 256 * 1024;
+
+/// A frame of more bytes gets its room before it is read, so memory does not grow with connections that bring much.
+const RESERVED_BYTES_MIN: usize = 16 * 1024;
+
+/// How long such a frame may stand still: its room is wanted by others.
+const STALLED_MAX: Duration = Duration::from_secs(30);
 
 /// Pieces up to this many bytes in all are sent as one.
 const GATHER_BYTES: usize = 64 * 1024;
@@ -37,6 +45,9 @@ pub enum ConnectionError {
     /// A frame holds no request.
     #[error("malformed request: {0}")]
     Decode(#[from] DecodeError),
+    /// A large frame has begun, and nothing more of it came for long.
+    #[error("a request of many bytes does not arrive")]
+    Stalled,
     /// A response cannot be said in the client's version.
     #[error("response: {0}")]
     Encode(#[from] kafscale_codec::wire::EncodeError),
@@ -71,16 +82,25 @@ async fn read_requests(
     let mut frames = FrameDecoder::new(node.config.request_bytes_max);
     // Room for what may come behind the frame that is being read: more for a busy connection.
     let mut ahead = READ_BYTES_MIN;
+    let mut reserved: Option<Permit> = None;
     loop {
         while let Some(frame) = frames.next_frame()? {
-            let budget = match is_produce(&frame) {
-                true => &node.produce_budget,
-                false => &node.budget,
+            let permit = match reserved.take() {
+                Some(permit) => permit,
+                None => budget(node, &frame).take(frame.len()).await,
             };
-            let permit = budget.take(frame.len()).await;
             let reply = handlers::dispatch(node, client, frame, permit).await?;
             if replies.send(reply).await.is_err() {
                 return Ok(());
+            }
+        }
+        if reserved.is_none() {
+            // A large one is not even read before there is room for it.
+            let large = frames
+                .begun()
+                .filter(|(size, begin)| *size > RESERVED_BYTES_MIN && begin.len() >= 2);
+            if let Some((size, begin)) = large {
+                reserved = Some(budget(node, begin).take(size).await);
             }
         }
         let want = frames.missing().unwrap_or(0).max(ahead).min(READ_BYTES_MAX);
@@ -91,7 +111,13 @@ async fn read_requests(
         }
         let filled = buffer.len();
         buffer.resize(filled + want, 0);
-        let got = reader.read(&mut buffer[filled..]).await?;
+        let got = match &reserved {
+            None => reader.read(&mut buffer[filled..]).await?,
+            Some(_) => {
+                let read = node.within(STALLED_MAX, reader.read(&mut buffer[filled..])).await;
+                read.ok_or(ConnectionError::Stalled)??
+            }
+        };
         buffer.truncate(filled + got);
         if got == want {
             ahead = (ahead * 2).min(READ_BYTES_MAX);
@@ -142,7 +168,11 @@ async fn write_buffers(writer: &mut (impl AsyncWrite + Unpin), buffers: BufferLi
     writer.flush().await
 }
 
-/// Records wait for the store, which may be slow or gone; nothing else shall have to wait for them.
-fn is_produce(frame: &[u8]) -> bool {
-    frame.first_chunk() == Some(&(ApiKey::Produce as i16).to_be_bytes())
+/// Where a frame that begins like this gets its room. Records wait for the store, which may be slow or gone; nothing else
+/// shall have to wait for them.
+fn budget<'a>(node: &'a Node, frame: &[u8]) -> &'a Rc<ByteBudget> {
+    match frame.first_chunk() == Some(&(ApiKey::Produce as i16).to_be_bytes()) {
+        true => &node.produce_budget,
+        false => &node.budget,
+    }
 }

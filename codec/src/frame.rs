@@ -39,6 +39,12 @@ impl FrameDecoder {
         (size + 4).checked_sub(self.buffer.len()).filter(|missing| *missing > 0)
     }
 
+    /// The size of the frame at the front if it is incomplete, and what is there of it.
+    pub fn begun(&self) -> Option<(usize, &[u8])> {
+        let size = self.announced().ok()??;
+        self.missing().map(|_| (size, &self.buffer[4..]))
+    }
+
     fn announced(&self) -> Result<Option<usize>, FrameError> {
         let Some(prefix) = self.buffer.first_chunk::<4>() else {
             return Ok(None);
@@ -81,6 +87,20 @@ mod tests {
                 }
             }
             assert_eq!(frames, [&b"abc"[..], b"", b"d"]);
+        }
+    }
+
+    #[test]
+    fn a_frame_that_has_begun_tells_its_size_and_its_beginning() {
+        let mut decoder = FrameDecoder::new(100);
+        for (bytes, begun) in [
+            (&[0, 0, 0][..], None),
+            (&[5], Some((5, &b""[..]))),
+            (b"ab", Some((5, b"ab"))),
+            (b"cde", None),
+        ] {
+            decoder.buffer_mut().extend_from_slice(bytes);
+            assert_eq!(decoder.begun(), begun);
         }
     }
 

@@ -142,6 +142,7 @@ impl Shard {
         self.metrics.ack_queued.record(started - since);
         stream.next_seq += 1;
         let object = builder.finish();
+        stream.in_flight_bytes += object.len;
         let runs = keys
             .into_iter()
             .zip(&object.runs)
@@ -263,6 +264,7 @@ impl Shard {
         }
         while let Some(slot) = stream.finished.remove(&stream.next_commit_seq) {
             self.metrics.ack_committing.record(now - slot.durable_at);
+            stream.in_flight_bytes -= slot.bytes;
             let seq = stream.next_commit_seq;
             let object = ObjectRef {
                 stream: stream.id,

@@ -6,7 +6,7 @@
 
 use super::ownership::NO_STREAM;
 use super::takeover::ClaimError;
-use super::Shard;
+use super::{Partition, Shard};
 use crate::cluster::image::{preferred_broker, ClusterImage};
 use crate::planted::{self, Bug};
 use futures::stream::{self, StreamExt};
@@ -103,13 +103,20 @@ impl Shard {
                 record.stream = NO_STREAM;
                 record.tail_streams.clear();
             })
-            .await?;
-        if released {
+            .await;
+        // Perhaps released is released: the next owner would not fence this shard's stream.
+        if matches!(released, Ok(true)) || self.is_in_doubt(key) {
             self.state
                 .borrow_mut()
                 .drop_partition(key, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+            self.ownership_wake.wake();
         }
-        Ok(())
+        released.map(|_| ())
+    }
+
+    fn is_in_doubt(&self, key: PartitionKey) -> bool {
+        let state = self.state.borrow();
+        state.partitions.get(&key).is_some_and(Partition::is_in_doubt)
     }
 
     fn is_left(&self, key: PartitionKey, left: impl FnOnce(&PartitionLog) -> bool) -> bool {

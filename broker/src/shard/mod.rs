@@ -69,6 +69,9 @@ pub struct ShardConfig {
     pub flush_interval: Duration,
     /// Puts in flight.
     pub flush_pipeline: usize,
+    /// Bytes accepted and not durable at most: what comes beyond is refused. Connections that wait for their answers stay
+    /// below by themselves; this bounds what is left by those that went away.
+    pub undurable_bytes_max: usize,
     /// Bytes of committed records kept in memory.
     pub tail_memory_bytes: usize,
     /// Bytes of blocks read from the object store that are kept.
@@ -158,8 +161,12 @@ struct OpenStream {
     id: StreamId,
     mod_revision: Revision,
     record: StreamRecord,
+    /// What the record may be instead: changes of it that nobody knows to be applied or not.
+    doubtful: Vec<StreamRecord>,
     next_seq: u64,
     next_commit_seq: u64,
+    /// Bytes of the objects of all slots that are not committed.
+    in_flight_bytes: u64,
     finished: BTreeMap<u64, flush::FinishedSlot>,
     /// Objects that hold unrolled runs, by first slot.
     live: BTreeMap<u64, LiveObject>,
@@ -179,6 +186,8 @@ struct Partition {
     log: PartitionLog,
     record: PartitionRecord,
     mod_revision: Revision,
+    /// What the record may be instead: changes of it that nobody knows to be applied or not.
+    doubtful: Vec<PartitionRecord>,
     folder: String,
     topic: Arc<TopicImage>,
     config: Rc<TopicConfig>,
@@ -399,7 +408,27 @@ impl Partition {
     }
 }
 
+impl Partition {
+    fn is_in_doubt(&self) -> bool {
+        !self.doubtful.is_empty()
+    }
+
+    /// The record is this from now on. Attempts that are still on their way compare an older revision: they have failed.
+    fn adopt_record(&mut self, record: PartitionRecord, revision: Revision) {
+        self.record = record;
+        self.mod_revision = revision;
+        self.doubtful.clear();
+    }
+}
+
 impl OpenStream {
+    /// As [`Partition::adopt_record`].
+    fn adopt_record(&mut self, record: StreamRecord, revision: Revision) {
+        self.record = record;
+        self.mod_revision = revision;
+        self.doubtful.clear();
+    }
+
     fn in_flight(&self) -> usize {
         (self.next_seq - self.next_commit_seq) as usize
     }
@@ -417,6 +446,15 @@ impl OpenStream {
 }
 
 impl State {
+    /// The open stream, if it is this one.
+    fn open(&self, id: StreamId) -> Option<&OpenStream> {
+        self.stream.as_ref().filter(|stream| stream.id == id)
+    }
+
+    fn open_mut(&mut self, id: StreamId) -> Option<&mut OpenStream> {
+        self.stream.as_mut().filter(|stream| stream.id == id)
+    }
+
     /// The partition, if this shard leads it in the epoch that the client believes in.
     fn led(&self, key: PartitionKey, current_leader_epoch: i32) -> Result<&Partition, ErrorCode> {
         let partition = self.partitions.get(&key).ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;

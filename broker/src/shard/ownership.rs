@@ -250,7 +250,10 @@ impl Shard {
         brokers.into_iter().map(as_pictured).collect()
     }
 
-    async fn read_partition(&self, key: PartitionKey) -> Result<Option<(PartitionRecord, Revision)>, ClaimError> {
+    pub(super) async fn read_partition(
+        &self,
+        key: PartitionKey,
+    ) -> Result<Option<(PartitionRecord, Revision)>, ClaimError> {
         let found = self.metastore.get(&partition_key(key.topic_id, key.partition)).await?;
         found
             .map(|found| Ok((PartitionRecord::decode(&found.value)?, found.mod_revision)))
@@ -413,8 +416,10 @@ impl Shard {
                     id,
                     mod_revision: outcome.revision,
                     record,
+                    doubtful: Vec::new(),
                     next_seq: 0,
                     next_commit_seq: 0,
+                    in_flight_bytes: 0,
                     finished: BTreeMap::new(),
                     live: BTreeMap::new(),
                 });
@@ -472,6 +477,7 @@ impl Partition {
             log,
             record,
             mod_revision,
+            doubtful: Vec::new(),
             folder: topic.record.folder.clone(),
             topic: topic.clone(),
             config: Rc::new(fallback_config()),

@@ -80,10 +80,14 @@ impl Shard {
             .get_mut(&key)
             .filter(|partition| !partition.moving)
             .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
-        let next_seq = stream.as_ref().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.next_seq;
+        let stream = stream.as_ref().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
+        let (next_seq, in_flight_bytes) = (stream.next_seq, stream.in_flight_bytes as usize);
         let config = partition.config.clone();
         if records.len() > config.max_message_bytes {
             return Err(ErrorCode::MESSAGE_TOO_LARGE);
+        }
+        if *buffered_bytes + in_flight_bytes + records.len() > self.config.undurable_bytes_max.max(records.len()) {
+            return Err(ErrorCode::KAFKA_STORAGE_ERROR);
         }
         reserve(arena, records.len());
         let start = arena.len();

@@ -8,9 +8,10 @@ use super::takeover::ClaimError;
 use super::{LiveObject, Shard, State};
 use crate::planted::{self, Bug};
 use bytes::Bytes;
+use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::record_batch;
-use kafscale_metastore::keys::{partition_key, MergedObject, PartitionRecord, StreamRecord, StreamState};
-use kafscale_metastore::{Compare, Op, Txn};
+use kafscale_metastore::keys::{partition_key, stream_key, MergedObject, PartitionRecord, StreamRecord, StreamState};
+use kafscale_metastore::{Compare, MetastoreError, Op, Txn, TxnOutcome};
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::{Location, ObjectRef, PartitionKey, RollPlan, TailRun};
 use kafscale_storage_engine::segment::{self, Part, SegmentBuilder, FOOTER_LEN};
@@ -270,12 +271,19 @@ impl Shard {
     }
 
     /// Changes a partition's record if this shard still owns it. `false`, and the partition given up, if it does not.
+    ///
+    /// While nobody knows whether a change was applied, nothing else is done to the record; the partition is served all
+    /// the same, since whoever takes it over fences this shard's stream.
     pub(super) async fn update_partition(
         &self,
         key: PartitionKey,
         change: impl FnOnce(&super::Partition, &mut PartitionRecord),
     ) -> Result<bool, ClaimError> {
-        let (record, txn) = {
+        let in_doubt = |state: &State| state.partitions.get(&key).is_some_and(super::Partition::is_in_doubt);
+        if in_doubt(&self.state.borrow()) && !self.settle_partition(key).await? {
+            return Ok(false);
+        }
+        let (record, mut txn) = {
             let state = self.state.borrow();
             let Some(partition) = state.partitions.get(&key) else {
                 return Ok(false);
@@ -293,30 +301,58 @@ impl Shard {
             };
             (record, txn)
         };
-        let mut txn = txn;
         if planted::is(Bug::RollUnfenced) {
             txn.compares.clear();
         }
-        let outcome = self.metastore.txn(txn).await;
-        let mut state = self.state.borrow_mut();
-        match outcome {
+        let why = match self.metastore.txn(txn).await {
             Ok(outcome) if outcome.succeeded => {
+                let mut state = self.state.borrow_mut();
                 let Some(partition) = state.partitions.get_mut(&key) else {
                     return Ok(false);
                 };
-                partition.mod_revision = outcome.revision;
-                partition.record = record;
-                Ok(true)
+                partition.adopt_record(record, outcome.revision);
+                return Ok(true);
             }
-            // Changed by somebody, or perhaps by this very attempt: a new claim reads how it stands.
-            Ok(_) | Err(kafscale_metastore::MetastoreError::OutcomeUnknown(_)) => {
-                log::warn!("the record of {key:?} has changed: this shard's stream is given up and claimed anew");
-                state.forget_everything(kafscale_codec::error_code::ErrorCode::NOT_LEADER_OR_FOLLOWER);
-                self.ownership_wake.wake();
-                Ok(false)
+            Ok(_) => "it has changed".to_string(),
+            Err(MetastoreError::OutcomeUnknown(why)) => {
+                if let Some(partition) = self.state.borrow_mut().partitions.get_mut(&key) {
+                    partition.doubtful.push(record.clone());
+                }
+                why
             }
-            Err(error) => Err(error.into()),
+            Err(error) => return Err(error.into()),
+        };
+        if !self.settle_partition(key).await? {
+            return Ok(false);
         }
+        let state = self.state.borrow();
+        match state.partitions.get(&key) {
+            Some(partition) if partition.record == record => Ok(true),
+            Some(_) => Err(MetastoreError::OutcomeUnknown(why).into()),
+            None => Ok(false),
+        }
+    }
+
+    /// Looks how a partition's record stands: unchanged, as one of this shard's own attempts left it, or another's. Only
+    /// then it is `false`, and everything is given up: a new claim reads how it stands.
+    async fn settle_partition(&self, key: PartitionKey) -> Result<bool, ClaimError> {
+        let found = self.read_partition(key).await?;
+        let mut state = self.state.borrow_mut();
+        let Some(partition) = state.partitions.get_mut(&key) else {
+            return Ok(false);
+        };
+        match found {
+            Some((_, revision)) if revision == partition.mod_revision => return Ok(true),
+            Some((record, revision)) if partition.doubtful.contains(&record) => {
+                partition.adopt_record(record, revision);
+                return Ok(true);
+            }
+            _ => {}
+        }
+        log::warn!("the record of {key:?} is another's: this shard's stream is given up and claimed anew");
+        state.forget_everything(ErrorCode::NOT_LEADER_OR_FOLLOWER);
+        self.ownership_wake.wake();
+        Ok(false)
     }
 
     /// Makes one object of many if the open stream has too many. `true` if it did.
@@ -509,11 +545,16 @@ impl Shard {
         (!gone.is_empty()).then_some((stream.id, first_live, gone))
     }
 
-    /// Changes the open stream's record if it is unchanged and open: nothing is trimmed under a successor.
+    /// Changes the open stream's record if it is unchanged and open: nothing is trimmed under a successor. While nobody
+    /// knows whether a change was applied, nothing else is done to it.
     async fn update_stream(&self, id: StreamId, change: impl FnOnce(&mut StreamRecord)) -> Result<bool, ClaimError> {
+        let in_doubt = |state: &State| state.open(id).is_some_and(|stream| !stream.doubtful.is_empty());
+        if in_doubt(&self.state.borrow()) && !self.settle_stream(id).await? {
+            return Ok(false);
+        }
         let (revision, mut record) = {
             let state = self.state.borrow();
-            let Some(stream) = state.stream.as_ref().filter(|stream| stream.id == id) else {
+            let Some(stream) = state.open(id) else {
                 return Ok(false);
             };
             (stream.mod_revision, stream.record.clone())
@@ -522,27 +563,69 @@ impl Shard {
             return Ok(false);
         }
         change(&mut record);
-        let updated = match self.replace_stream(id, revision, &record).await? {
-            None if planted::is(Bug::TrimUnderSuccessor) => Some(revision),
-            updated => updated,
+        let key = stream_key(id.0);
+        let txn = Txn {
+            compares: vec![Compare::ModRevision(key.clone(), revision)],
+            ops: vec![Op::Put {
+                key,
+                value: record.encode(),
+                lease: None,
+            }],
         };
+        let outcome = match self.metastore.txn(txn).await {
+            Ok(outcome) if !outcome.succeeded && planted::is(Bug::TrimUnderSuccessor) => Ok(TxnOutcome {
+                succeeded: true,
+                ..outcome
+            }),
+            outcome => outcome,
+        };
+        let why = match outcome {
+            Ok(outcome) if outcome.succeeded => {
+                let mut state = self.state.borrow_mut();
+                let Some(stream) = state.open_mut(id) else {
+                    return Ok(false);
+                };
+                stream.adopt_record(record, outcome.revision);
+                return Ok(true);
+            }
+            Ok(_) => "it has changed".to_string(),
+            Err(MetastoreError::OutcomeUnknown(why)) => {
+                if let Some(stream) = self.state.borrow_mut().open_mut(id) {
+                    stream.doubtful.push(record.clone());
+                }
+                why
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if !self.settle_stream(id).await? {
+            return Ok(false);
+        }
+        let state = self.state.borrow();
+        match state.open(id) {
+            Some(stream) if stream.record == record => Ok(true),
+            Some(_) => Err(MetastoreError::OutcomeUnknown(why).into()),
+            None => Ok(false),
+        }
+    }
+
+    /// The same for the open stream's record as [`Shard::settle_partition`] for a partition's.
+    async fn settle_stream(&self, id: StreamId) -> Result<bool, ClaimError> {
+        let (record, revision) = self.read_stream(id).await?;
         let mut state = self.state.borrow_mut();
-        let Some(stream) = state.stream.as_mut().filter(|stream| stream.id == id) else {
+        let Some(stream) = state.open_mut(id) else {
             return Ok(false);
         };
-        match updated {
-            Some(revision) => {
-                stream.mod_revision = revision;
-                stream.record = record;
-                Ok(true)
-            }
-            None => {
-                log::warn!("the record of stream {id} has changed: the stream is given up and claimed anew");
-                state.forget_everything(kafscale_codec::error_code::ErrorCode::NOT_LEADER_OR_FOLLOWER);
-                self.ownership_wake.wake();
-                Ok(false)
-            }
+        if revision == stream.mod_revision {
+            return Ok(true);
         }
+        if stream.doubtful.contains(&record) {
+            stream.adopt_record(record, revision);
+            return Ok(true);
+        }
+        log::warn!("the record of stream {id} is another's: the stream is given up and claimed anew");
+        state.forget_everything(ErrorCode::NOT_LEADER_OR_FOLLOWER);
+        self.ownership_wake.wake();
+        Ok(false)
     }
 
     /// Moves log starts past segments that are too old or too many, and dooms those segments.

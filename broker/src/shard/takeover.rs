@@ -99,14 +99,14 @@ impl Shard {
         Err(ClaimError::Contended(format!("stream {stream}")))
     }
 
-    async fn read_stream(&self, stream: StreamId) -> Result<(StreamRecord, Revision), ClaimError> {
+    pub(super) async fn read_stream(&self, stream: StreamId) -> Result<(StreamRecord, Revision), ClaimError> {
         let found = self.metastore.get(&stream_key(stream.0)).await?;
         let found = found.ok_or_else(|| ClaimError::Inconsistent(format!("stream {stream} has no record")))?;
         Ok((StreamRecord::decode(&found.value)?, found.mod_revision))
     }
 
     /// Replaces a stream's record if it is unchanged. Whether it was is for the next read to tell.
-    pub(super) async fn replace_stream(
+    async fn replace_stream(
         &self,
         stream: StreamId,
         revision: Revision,

@@ -15,8 +15,8 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// By how much a broker may grow while the bucket is gone: the bytes of requests under way on two shards, and some.
-const GROWTH_MAX: u64 = 256 << 20;
+/// By how much a broker may grow while the bucket is gone: what two shards accept before they refuse, and some.
+const GROWTH_MAX: u64 = 400 << 20;
 
 fn outage() -> Duration {
     // Longer than a lease, so that something would lapse if it rested on one.
