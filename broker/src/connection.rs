@@ -24,11 +24,12 @@ const READ_BYTES_MIN: usize = 1024;
 /// The most.
 const READ_BYTES_MAX: usize = 256 * 1024;
 
-/// A frame of more bytes gets its room before it is read, so memory does not grow with connections that bring much.
+/// Once so much of a frame is there, it gets its room before the rest is read: so memory does not grow with connections
+/// that bring much, and who only announces much takes nothing from others.
 const RESERVED_BYTES_MIN: usize = 16 * 1024;
 
 /// How long such a frame may stand still: its room is wanted by others.
-const STALLED_MAX: Duration = Duration::from_secs(30);
+const STALLED_MAX: Duration = Duration::from_secs(10);
 
 /// Pieces up to this many bytes in all are sent as one.
 const GATHER_BYTES: usize = 64 * 1024;
