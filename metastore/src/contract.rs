@@ -117,6 +117,8 @@ async fn every_compare_means_what_it_says(store: &dyn Metastore) {
         (Compare::ModRevision(there.clone(), revision), true),
         (Compare::ModRevision(there.clone(), revision - 1), false),
         (Compare::ModRevision(missing.clone(), revision), false),
+        // A key that is missing has no revision, not even 0.
+        (Compare::ModRevision(missing.clone(), 0), false),
         (Compare::Value(there.clone(), Bytes::from_static(b"y")), true),
         (Compare::Value(there.clone(), Bytes::from_static(b"x")), false),
         (Compare::Value(missing, Bytes::new()), false),

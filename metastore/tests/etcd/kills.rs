@@ -41,25 +41,34 @@ struct Tally {
 fn count_up(store: &EtcdMetastore, partition: i32, stop: &AtomicBool) -> Tally {
     let mut tally = Tally::default();
     let mut known = load(store, partition);
+    // Whether an attempt at the current step is in doubt.
+    let mut doubt = false;
     while !stop.load(Ordering::Relaxed) {
         let mut next = known.value.clone();
         next.rolled_offset += 1;
         match block_on(update_partition(store, TOPIC, partition, known.mod_revision, &next)) {
             Ok(mod_revision) => {
                 tally.counted += 1;
+                doubt = false;
                 known = Versioned {
                     value: next,
                     mod_revision,
                 };
             }
             Err(OperationError::Metastore(MetastoreError::Unavailable(_))) => {}
-            Err(OperationError::Metastore(MetastoreError::OutcomeUnknown(_)) | OperationError::Conflict) => {
+            Err(error @ (OperationError::Metastore(MetastoreError::OutcomeUnknown(_)) | OperationError::Conflict)) => {
                 // It has landed, may yet land, or never will; the compare lets one attempt at most through.
+                assert!(
+                    doubt || error != OperationError::Conflict,
+                    "an attempt that surely did nothing has landed"
+                );
+                doubt = true;
                 tally.in_doubt += 1;
                 let now = load(store, partition);
                 if now.mod_revision != known.mod_revision {
                     assert_eq!(now.value, next, "only this writer writes here, one step at a time");
                     tally.counted += 1;
+                    doubt = false;
                     known = now;
                 }
             }

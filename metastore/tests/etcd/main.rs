@@ -7,6 +7,7 @@ mod certificates;
 mod contract;
 mod failover;
 mod kills;
+mod lost_answers;
 mod rates;
 mod security;
 mod support;

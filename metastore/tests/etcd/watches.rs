@@ -1,6 +1,6 @@
 //! Watches that etcd, the network or their reader leaves alone.
 
-use crate::support::{config, connect, connect_to_follower, directly, eventually, try_read, write};
+use crate::support::{config, connect, connect_to_follower, directly, eventually, try_read, write, PATIENCE};
 use futures::executor::block_on;
 use futures::FutureExt;
 use kafscale_metastore::etcd::EtcdMetastore;
@@ -30,6 +30,11 @@ fn within(watch: &mut dyn Watch, limit: Duration) -> Option<Result<Vec<WatchEven
     None
 }
 
+/// What a watch says next, which must not take for ever.
+fn next(watch: &mut dyn Watch) -> Result<Vec<WatchEvent>, MetastoreError> {
+    within(watch, PATIENCE).expect("a watch that has something to say")
+}
+
 #[test]
 fn a_watch_from_compacted_history_says_so() {
     let cluster = Cluster::start(1);
@@ -41,11 +46,11 @@ fn a_watch_from_compacted_history_says_so() {
     let last = write(&store, "w/a", "9");
     directly(&cluster, async |client| client.compact(last as i64, None).await);
     let mut watch = block_on(store.watch(b"w/", first)).unwrap();
-    assert_eq!(block_on(watch.next()), Err(MetastoreError::Compacted(first)));
+    assert_eq!(next(&mut *watch), Err(MetastoreError::Compacted(first)));
     let mut watch = block_on(store.watch(b"w/", last + 1)).unwrap();
     write(&store, "w/a", "10");
     assert_eq!(
-        values(&block_on(watch.next()).unwrap()),
+        values(&next(&mut *watch).unwrap()),
         ["10"],
         "the present can be watched"
     );
@@ -57,11 +62,11 @@ fn a_watch_that_keeps_up_does_not_mind_a_compaction() {
     let store = connect(&cluster);
     let first = write(&store, "w/a", "1");
     let mut watch = block_on(store.watch(b"w/", first)).unwrap();
-    assert_eq!(values(&block_on(watch.next()).unwrap()), ["1"]);
+    assert_eq!(values(&next(&mut *watch).unwrap()), ["1"]);
     let last = write(&store, "other", "x");
     directly(&cluster, async |client| client.compact(last as i64, None).await);
     write(&store, "w/a", "2");
-    assert_eq!(values(&block_on(watch.next()).unwrap()), ["2"]);
+    assert_eq!(values(&next(&mut *watch).unwrap()), ["2"]);
 }
 
 #[test]
@@ -72,7 +77,7 @@ fn silence_alone_ends_no_watch() {
     let mut watch = block_on(store.watch(b"w/", first + 1)).unwrap();
     assert_eq!(within(&mut *watch, Duration::from_secs(7)), None);
     write(&store, "w/a", "2");
-    assert_eq!(values(&block_on(watch.next()).unwrap()), ["2"]);
+    assert_eq!(values(&next(&mut *watch).unwrap()), ["2"]);
 }
 
 #[test]
@@ -87,7 +92,7 @@ fn a_watch_of_a_member_that_hangs_ends() {
     assert!(matches!(ended, Some(Err(MetastoreError::Unavailable(_)))), "{ended:?}");
     let mut watch = block_on(store.watch(b"w/", first + 1)).unwrap();
     write(&store, "w/a", "2");
-    assert_eq!(values(&block_on(watch.next()).unwrap()), ["2"]);
+    assert_eq!(values(&next(&mut *watch).unwrap()), ["2"]);
     cluster.cont(follower);
 }
 
@@ -146,7 +151,7 @@ fn follow_until_done(store: &EtcdMetastore) -> BTreeMap<String, String> {
             continue;
         };
         while !seen.contains_key("f/done") {
-            match block_on(watch.next()) {
+            match next(&mut *watch) {
                 Ok(events) => seen.extend(events.iter().filter_map(|event| match event {
                     WatchEvent::Put(item) => Some((text(&item.key), text(&item.value))),
                     WatchEvent::Delete { .. } => None,
@@ -174,7 +179,7 @@ fn a_reader_that_is_away_while_much_happens_still_gets_it_all() {
     for watch in &mut watches {
         let mut count = 0;
         while count < 20 {
-            count += block_on(watch.next()).unwrap().len();
+            count += next(&mut **watch).unwrap().len();
         }
         assert_eq!(count, 20);
     }
@@ -189,9 +194,9 @@ fn the_last_handle_takes_the_thread_and_its_watches_with_it() {
     let clone = store.clone();
     drop(store);
     write(&clone, "w/a", "2");
-    assert_eq!(values(&block_on(watch.next()).unwrap()), ["2"]);
+    assert_eq!(values(&next(&mut *watch).unwrap()), ["2"]);
     // Returns once the thread has ended.
     drop(clone);
-    let ended = block_on(watch.next());
+    let ended = next(&mut *watch);
     assert!(matches!(ended, Err(MetastoreError::Unavailable(_))), "{ended:?}");
 }
