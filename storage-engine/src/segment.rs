@@ -402,6 +402,31 @@ mod tests {
         assert_eq!(parse_max_timestamp(&segment.kfst).unwrap(), 64);
     }
 
+    /// `ci/compat/segment_reader.py` reads the same files. `UPDATE_GOLDEN=1` writes them: only after a change of the format.
+    #[test]
+    fn golden_segments_are_written_and_read_as_ever() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let segment = segment(60);
+        let parts = [
+            ("kfs", segment.kfs.concat()),
+            ("index", segment.index.to_vec()),
+            ("kfst", segment.kfst.to_vec()),
+        ];
+        for (ending, bytes) in parts {
+            let path = directory.join(format!("segment-{:020}.{ending}", 100));
+            if std::env::var_os("UPDATE_GOLDEN").is_some() {
+                std::fs::write(&path, &bytes).unwrap();
+            }
+            assert!(std::fs::read(&path).unwrap() == bytes, "{} differs", path.display());
+        }
+        let read = |ending| std::fs::read(directory.join(format!("segment-{:020}.{ending}", 100))).unwrap();
+        let header = parse_header(&read("kfs")).unwrap();
+        assert_eq!((header.base_offset, header.records, header.created_ms), (100, 120, 7));
+        assert_eq!(parse_whole_footer(&read("kfs")).unwrap().next_offset, 220);
+        assert_eq!(Index::parse(&read("index")).unwrap().entries()[0], (100, 32));
+        assert_eq!(parse_times(&read("kfst")).unwrap().next_offset, 220);
+    }
+
     #[test]
     fn keys_sort_by_offset_and_tell_it_again() {
         let name = key("default", "orders", 3, 42, Part::Kfs);

@@ -15,6 +15,8 @@ pub enum Tool {
         /// Only say what it would do.
         dry_run: bool,
     },
+    /// Make the metastore anew of the objects.
+    Rebuild,
 }
 
 /// What is shown.
@@ -44,7 +46,8 @@ pub const TOOLS_HELP: &str = "  inspect wal [STREAM]                  write-ahea
   inspect object KEY                    what an object is, by its key
   inspect metastore [PREFIX]            topics, partitions, streams, groups, offsets ...
   verify [--without-metastore]          check all objects; ends with 0: sound, 1: problems, 2: not checked
-  reconcile [--dry-run]                 delete what nothing refers to, or say what would be deleted";
+  reconcile [--dry-run]                 delete what nothing refers to, or say what would be deleted
+  rebuild                               write an empty metastore anew from the objects";
 
 impl Tool {
     /// Takes a command and what belongs to it from the front of the arguments; the rest are settings. None if there is
@@ -70,7 +73,10 @@ impl Tool {
             ("reconcile", []) => Ok(Tool::Reconcile {
                 dry_run: flag("--dry-run"),
             }),
-            ("verify" | "reconcile", [word, ..]) => Err(format!("{command} does not know what to do with {word:?}")),
+            ("rebuild", []) => Ok(Tool::Rebuild),
+            ("verify" | "reconcile" | "rebuild", [word, ..]) => {
+                Err(format!("{command} does not know what to do with {word:?}"))
+            }
             // The settings say it of everything that they do not know.
             _ => return (None, args.to_vec()),
         };

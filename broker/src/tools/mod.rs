@@ -8,18 +8,23 @@ mod describe;
 mod inspect;
 mod objects;
 mod output;
+mod rebuild;
 mod reconcile;
 mod segments;
 mod verify;
 
 pub use command::{Tool, What, TOOLS_HELP};
 
+use crate::assembly::{Assembly, Tuning};
 use crate::cluster::reconciler::ReconcileError;
 use crate::executors::{self, ExecutorOptions};
+use crate::metrics::Metrics;
 use crate::runtime::glommio::GlommioRuntime;
 use crate::runtime::Runtime;
 use crate::settings::Settings;
+use crate::shard::Shard;
 use crate::stores::{MetastoreHandle, Objects, ObjectsOnly, Stores, StoresError};
+use kafscale_metastore::keys::BrokerRecord;
 use kafscale_metastore::operation::OperationError;
 use kafscale_metastore::{Metastore, MetastoreError};
 use kafscale_storage_engine::object_store::{ObjectStore, StoreError};
@@ -73,6 +78,24 @@ impl Workplace {
         self.metastore
             .as_deref()
             .ok_or_else(|| ToolError::Refused("this needs the metastore".to_string()))
+    }
+
+    /// A shard that owns nothing and serves nobody: what ends a dead broker's stream is a shard's.
+    fn idle_shard(&self) -> Result<Rc<Shard>, ToolError> {
+        let metastore = self.metastore.clone();
+        let metastore = metastore.ok_or_else(|| ToolError::Refused("this needs the metastore".to_string()))?;
+        let nobody = BrokerRecord {
+            broker_id: self.settings.broker_id,
+            incarnation: 0,
+            host: String::new(),
+            port: 0,
+            rack: None,
+            shards: 1,
+            shard_ports: Vec::new(),
+        };
+        let settings = Arc::new(self.settings.clone());
+        let (assembly, _) = Assembly::new(settings, Tuning::default(), nobody, String::new());
+        Ok(assembly.idle_shard(self.runtime.clone(), self.store.clone(), metastore, Metrics::new(0)))
     }
 }
 
@@ -149,6 +172,7 @@ fn work(tool: Tool, settings: Settings) -> Result<bool, Box<dyn std::error::Erro
             Tool::Inspect(what) => inspect::run(&place, what, &mut output).await,
             Tool::Verify { .. } => verify::run(&place, &mut output).await,
             Tool::Reconcile { dry_run } => reconcile::run(&place, dry_run, &mut output).await,
+            Tool::Rebuild => rebuild::run(&place, &mut output).await,
         };
         output.flush()?;
         done?;

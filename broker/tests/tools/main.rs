@@ -5,6 +5,8 @@
 #[path = "../e2e/client.rs"]
 mod client;
 mod damage;
+mod rebuild;
+mod second_reader;
 mod setup;
 #[path = "../e2e/support.rs"]
 mod support;

@@ -66,6 +66,13 @@ impl Place {
         }
     }
 
+    /// The same objects with another etcd.
+    pub fn with_etcd(&mut self, etcd: &[String]) {
+        let flags = &mut self.launch.flags;
+        let at = flags.iter().position(|flag| flag == "--etcd-endpoints").unwrap();
+        flags[at + 1] = etcd.join(",");
+    }
+
     /// Runs a command on these stores.
     pub fn run(&self, words: &str) -> Said {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kafscale-broker"));
@@ -86,6 +93,14 @@ impl Place {
             status: output.status.code().unwrap(),
             lines: text.lines().map(|line| serde_json::from_str(line).unwrap()).collect(),
             errors: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// How many segments the topic has; a bucket is asked as an operator would, beside the broker.
+    pub fn segments(&self) -> usize {
+        match self.bucket {
+            Some(_) => self.run(&format!("inspect segments {TOPIC}")).lines.len(),
+            None => self.files("/orders/", ".kfs").len(),
         }
     }
 
@@ -180,9 +195,10 @@ pub fn filled(place: &Place) -> (Broker, Acked) {
     let mut client = broker.connect();
     client.create_topic(TOPIC, PARTITIONS);
     let mut acked = Acked::new();
-    fill(&mut client, &mut acked, 60);
+    // 21 or 22 of them are a segment: so there are three, and some are left.
+    fill(&mut client, &mut acked, 72);
     let until = Instant::now() + PATIENCE;
-    while place.files("/orders/", ".kfs").len() < 2 * PARTITIONS as usize {
+    while place.segments() < 3 * PARTITIONS as usize {
         assert!(Instant::now() < until, "no segments");
         std::thread::sleep(PAUSE);
     }

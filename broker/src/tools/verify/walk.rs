@@ -5,6 +5,7 @@ use super::super::output::Output;
 use super::super::segments::{check as check_segment, SegmentName};
 use super::super::{ToolError, Workplace};
 use super::{Known, Place};
+use kafscale_storage_engine::catalog;
 use kafscale_storage_engine::object_store::{ObjectMeta, StoreError};
 use kafscale_storage_engine::producer_state::ProducerState;
 use kafscale_storage_engine::segment::{self, Part};
@@ -152,12 +153,27 @@ async fn other(
     match rest.split_once('/') {
         Some(("_producers", name)) => producers(place, known, object, name, walked, output).await,
         Some(("_cluster" | "_probe", _)) => Ok(()),
+        Some(("_catalog", _)) => catalog_chunk(place, object, output).await,
         _ => {
             walked.orphans += 1;
             output.note("unknown", &object.key, "no object of a broker has such a name")?;
             Ok(())
         }
     }
+}
+
+async fn catalog_chunk(place: &Workplace, object: &ObjectMeta, output: &mut Output) -> Result<(), ToolError> {
+    match place.store.get_range(&object.key, 0..u64::MAX).await {
+        Ok(bytes) => match catalog::decode(&bytes) {
+            Ok((name, ..)) if name.key(place.namespace()) == object.key => {}
+            Ok((name, ..)) => output.problem("catalog", &object.key, &format!("it says that it is {name:?}"))?,
+            Err(error) => output.problem("catalog", &object.key, &error.to_string())?,
+        },
+        // A later set has replaced it.
+        Err(StoreError::NotFound(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 async fn producers(
