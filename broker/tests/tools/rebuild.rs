@@ -45,7 +45,6 @@ fn commit(client: &mut Client) {
                 committed_offset: COMMITTED,
                 ..OffsetCommitRequestPartition::default()
             }],
-            ..OffsetCommitRequestTopic::default()
         }],
         ..OffsetCommitRequest::default()
     };
@@ -65,7 +64,6 @@ fn committed(client: &mut Client) -> i64 {
         topics: Some(vec![OffsetFetchRequestTopic {
             name: TOPIC.to_string(),
             partition_indexes: vec![1],
-            ..OffsetFetchRequestTopic::default()
         }]),
         ..OffsetFetchRequest::default()
     };
