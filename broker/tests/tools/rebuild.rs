@@ -1,6 +1,6 @@
 //! The metastore is lost, and rebuilt from the objects: nothing acknowledged is missing.
 
-use crate::client::Client;
+use crate::client::{batch_of, produce_request, Client, PRODUCE};
 use crate::setup::{assert_all_there, fill, filled, Acked, Place, PARTITIONS, TOPIC};
 use crate::support::{Broker, PATIENCE, PAUSE};
 use kafscale_codec::error_code::ErrorCode;
@@ -11,9 +11,9 @@ use std::time::Instant;
 const GROUP: &str = "billing";
 const COMMITTED: i64 = 41;
 
-/// Records and committed offsets that a catalog knows, and records that none does.
-fn filled_and_killed(place: &Place) -> Acked {
-    let (mut broker, mut acked) = filled(place);
+/// A broker with records and committed offsets that a catalog knows, and records that none does.
+fn filled_and_catalogued(place: &Place) -> (Broker, Acked) {
+    let (broker, mut acked) = filled(place);
     commit(&mut broker.connect());
     // A new topic has a catalog written, and the offsets are in it.
     broker.connect().create_topic("later", 1);
@@ -28,10 +28,33 @@ fn filled_and_killed(place: &Place) -> Acked {
         assert!(Instant::now() < until, "no catalog of the topic is written");
         std::thread::sleep(PAUSE);
     }
-    // Small values only: that all of this becomes no segment.
     fill(&mut broker.connect(), &mut acked, 3);
+    (broker, acked)
+}
+
+fn filled_and_killed(place: &Place) -> Acked {
+    let (mut broker, acked) = filled_and_catalogued(place);
     broker.kill();
     acked
+}
+
+/// Produces to partition 1, one record after another, until one is not acknowledged. Returns those that were.
+fn produce_until_refused(client: &mut Client, first_offset: usize) -> Vec<Vec<u8>> {
+    let mut acked = Vec::new();
+    loop {
+        let offset = (first_offset + acked.len()) as i64;
+        let value = format!("late {offset}").into_bytes();
+        let Ok(answer) = client.ask(PRODUCE, &produce_request(TOPIC, 1, batch_of(&[&value]))) else {
+            return acked;
+        };
+        let answer = &answer.responses[0].partition_responses[0];
+        if answer.error_code != ErrorCode::NONE {
+            return acked;
+        }
+        assert_eq!(answer.base_offset, offset);
+        acked.push(value);
+        std::thread::sleep(PAUSE);
+    }
 }
 
 fn commit(client: &mut Client) {
@@ -176,4 +199,29 @@ fn a_segment_and_a_slot_that_are_lost_are_told() {
     let said = place.run("rebuild");
     said.assert_names("gap", "/orders/3/");
     said.assert_names("lost", &slot.file_name().unwrap().to_string_lossy());
+}
+
+#[test]
+fn a_broker_that_lives_on_gets_nothing_acknowledged_that_is_not_rebuilt() {
+    let lost = kafscale_test_etcd::Cluster::start(1);
+    let mut place = Place::shared(&lost.endpoints());
+    let (mut broker, mut acked) = filled_and_catalogued(&place);
+    let mut client = broker.connect();
+    let first_offset = acked[&1].len();
+    let producer = std::thread::spawn(move || produce_until_refused(&mut client, first_offset));
+    drop(lost);
+    let new = kafscale_test_etcd::Cluster::start(1);
+    place.with_etcd(&new.endpoints());
+    // The broker writes all the while: it is fenced, stream by stream.
+    place.run("rebuild").assert_sound();
+    let until = Instant::now() + PATIENCE;
+    while !producer.is_finished() && Instant::now() < until {
+        std::thread::sleep(PAUSE);
+    }
+    broker.kill();
+    let late = producer.join().unwrap();
+    assert!(!late.is_empty(), "the broker went on without etcd");
+    acked.entry(1).or_default().extend(late);
+    let broker = place.launch.start();
+    assert_all_there(&mut broker.connect(), &acked);
 }
