@@ -25,6 +25,8 @@ command -v protoc >/dev/null || need_packages+=(protobuf-compiler)
 if [ "${1:-build}" = test ]; then
   # Tests start members of their own, on ports of their own.
   command -v etcd >/dev/null || need_packages+=(etcd-server)
+  # Segments have a second reader.
+  command -v python3 >/dev/null || need_packages+=(python3)
 fi
 if [ "${1:-build}" = compat ]; then
   # What runs the suite; its clients install themselves, see ci/compat/install.sh.

@@ -317,6 +317,18 @@ impl Assembly {
         }
     }
 
+    /// A shard for a tool: it owns nothing, has no tasks and is sent nothing.
+    pub fn idle_shard(
+        &self,
+        runtime: Rc<dyn Runtime>,
+        store: Rc<dyn ObjectStore>,
+        metastore: Rc<dyn Metastore>,
+        metrics: Rc<Metrics>,
+    ) -> Rc<Shard> {
+        let config = self.shard_config(0);
+        Shard::new(config, runtime, store, metastore, metrics, self.registration.clone())
+    }
+
     fn node_config(&self) -> NodeConfig {
         let settings = &self.settings;
         NodeConfig {

@@ -23,4 +23,5 @@ pub mod shard;
 pub mod shutdown;
 pub mod status;
 pub mod stores;
+pub mod tools;
 pub mod topic_config;

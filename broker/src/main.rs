@@ -2,7 +2,7 @@
 
 use kafscale_broker::settings::Command;
 use kafscale_broker::shutdown::Shutdown;
-use kafscale_broker::{logging, server};
+use kafscale_broker::{logging, server, tools};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,6 +11,11 @@ fn main() -> ExitCode {
         Ok(Command::Print(text)) => {
             println!("{text}");
             return ExitCode::SUCCESS;
+        }
+        Ok(Command::Tool { tool, settings }) => {
+            // What a tool says of its own work goes to the standard output: the log is for what is in the way.
+            logging::init(settings.log_level.min(log::LevelFilter::Warn));
+            return tools::run(tool, *settings);
         }
         Ok(Command::Run { settings, changed }) => (*settings, changed),
         Err(error) => {

@@ -1,6 +1,7 @@
 //! One broker process: stores, shards, listeners, from start to orderly end.
 
 use crate::assembly::{introduce, recognise, Assembly, RunningShard, Seams, Tuning};
+use crate::cluster::catalog::CatalogKeeper;
 use crate::connection;
 use crate::coordinator::service::{CoordinatorInbox, ServiceEnd};
 use crate::executors::{self, ExecutorError, ExecutorOptions, ShardResult};
@@ -195,6 +196,10 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
     }
     let running = parts.assembly.start_shard(number, inbox, coordinator, seams);
     let node = running.node.clone();
+    if number == 0 && !settings.use_memory_s3 {
+        let keeper = CatalogKeeper::new(running.shard.clone());
+        runtime.spawn("catalog", Box::pin(keeper.run()));
+    }
     let counted = running.shard.clone();
     let add = Box::new(move |into: &mut Snapshot| add_partitions(&counted, into));
     runtime.spawn(

@@ -12,6 +12,7 @@ mod table;
 mod tests;
 
 use crate::cluster::image::SHARD_NODE_ID_STEP;
+use crate::tools::Tool;
 use sources::Values;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -146,6 +147,13 @@ pub enum Command {
         /// One line for each setting that is not the default: `flush_bytes = 1 (from --flush-bytes)`.
         changed: Vec<String>,
     },
+    /// Do an operator's work instead of serving.
+    Tool {
+        /// Which.
+        tool: Tool,
+        /// On the stores that these name.
+        settings: Box<Settings>,
+    },
     /// Print this (`--help`, `--version`, `--print-settings-markdown`) and exit.
     Print(String),
 }
@@ -204,7 +212,8 @@ impl Command {
             }
         }
         let mut mistakes = Vec::new();
-        let values = Values::collect(args, env, read_file, &mut mistakes);
+        let (tool, args) = Tool::split(args, &mut mistakes);
+        let values = Values::collect(&args, env, read_file, &mut mistakes);
         if !mistakes.is_empty() {
             return Err(SettingsError(mistakes));
         }
@@ -212,9 +221,13 @@ impl Command {
         if !mistakes.is_empty() {
             return Err(SettingsError(mistakes));
         }
-        Ok(Command::Run {
-            settings: Box::new(settings),
-            changed: values.changed(),
+        let settings = Box::new(settings);
+        Ok(match tool {
+            Some(tool) => Command::Tool { tool, settings },
+            None => Command::Run {
+                settings,
+                changed: values.changed(),
+            },
         })
     }
 }

@@ -80,15 +80,7 @@ impl Stores {
             Some(etcd) => MetastoreHandle::Etcd(EtcdMetastore::connect(etcd_config(etcd, settings.broker_id))?),
             None => MetastoreHandle::Embedded(EmbeddedMetastore::open(&settings.data_dir.join("metastore"))?),
         };
-        let mut refresher = None;
-        let objects = if let Some(s3) = &settings.s3 {
-            Objects::S3(Box::new(s3_config(s3)), credentials(s3, &mut refresher)?)
-        } else if settings.use_memory_s3 {
-            log::warn!("use_memory_s3 is set: records are kept in memory only and are lost with this process");
-            Objects::Memory(MemoryStore::new())
-        } else {
-            Objects::Local(LocalStore::open(settings.data_dir.join("objects"))?)
-        };
+        let (objects, refresher) = open_objects(settings)?;
         Ok(Stores {
             objects,
             metastore,
@@ -96,6 +88,46 @@ impl Stores {
             _refresher: refresher,
         })
     }
+}
+
+/// The object store alone, for who works without the metastore.
+pub struct ObjectsOnly {
+    /// Where the records are.
+    pub objects: Objects,
+    _data_dir: Option<DataDir>,
+    _refresher: Option<Refresher>,
+}
+
+impl ObjectsOnly {
+    /// Opens what the settings ask for.
+    ///
+    /// # Errors
+    /// [`StoresError`] says what is in the way.
+    pub fn open(settings: &Settings) -> Result<ObjectsOnly, StoresError> {
+        let data_dir = match &settings.s3 {
+            Some(_) => None,
+            None => Some(DataDir::lock(&settings.data_dir)?),
+        };
+        let (objects, refresher) = open_objects(settings)?;
+        Ok(ObjectsOnly {
+            objects,
+            _data_dir: data_dir,
+            _refresher: refresher,
+        })
+    }
+}
+
+fn open_objects(settings: &Settings) -> Result<(Objects, Option<Refresher>), StoresError> {
+    let mut refresher = None;
+    let objects = if let Some(s3) = &settings.s3 {
+        Objects::S3(Box::new(s3_config(s3)), credentials(s3, &mut refresher)?)
+    } else if settings.use_memory_s3 {
+        log::warn!("use_memory_s3 is set: records are kept in memory only and are lost with this process");
+        Objects::Memory(MemoryStore::new())
+    } else {
+        Objects::Local(LocalStore::open(settings.data_dir.join("objects"))?)
+    };
+    Ok((objects, refresher))
 }
 
 impl Objects {

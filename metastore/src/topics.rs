@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 /// Attempts to create a topic whose name others create and delete at the same time.
 const ATTEMPTS_MAX: usize = 16;
 
-/// Folders of the object store that hold the write-ahead objects and the producer snapshots of all topics, and the
-/// cluster's marker. All are legal names of topics.
-const RESERVED_FOLDERS: [&str; 3] = ["_wal", "_producers", "_cluster"];
+/// Folders of the object store that hold the write-ahead objects and the producer snapshots of all topics, the
+/// cluster's marker and its catalog. All are legal names of topics.
+const RESERVED_FOLDERS: [&str; 4] = ["_wal", "_producers", "_cluster", "_catalog"];
 
 /// A topic to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]

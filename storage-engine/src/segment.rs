@@ -190,28 +190,78 @@ impl SegmentBuilder {
     }
 }
 
-/// The offset after a segment's last record, from the last [`FOOTER_LEN`] bytes of its `.kfs`.
-pub fn parse_footer(suffix: &[u8]) -> Result<i64, SegmentError> {
-    let footer = suffix
-        .last_chunk::<FOOTER_LEN>()
-        .ok_or(SegmentError::Truncated(suffix.len()))?;
-    if &footer[12..] != b"END!" {
-        return Err(SegmentError::Format("finished .kfs"));
-    }
-    let mut last = &footer[4..12];
-    Ok(last.get_i64() + 1)
+/// What a `.kfs` says before its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Offset of the first record.
+    pub base_offset: i64,
+    /// How many records follow.
+    pub records: i32,
+    /// When the segment was made, ms since the Unix epoch.
+    pub created_ms: i64,
 }
 
-/// When a segment was created, ms since the Unix epoch, from the first [`HEADER_LEN`] bytes of its `.kfs`.
-pub fn parse_created(bytes: &[u8]) -> Result<i64, SegmentError> {
+/// What a `.kfs` says after its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footer {
+    /// CRC-32C of the body.
+    pub crc32c: u32,
+    /// Offset after the last record.
+    pub next_offset: i64,
+}
+
+/// What a `.kfst` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// Smallest timestamp, ms since the Unix epoch.
+    pub min_timestamp: i64,
+    /// Largest timestamp, ms since the Unix epoch.
+    pub max_timestamp: i64,
+    /// Offset of the first record.
+    pub base_offset: i64,
+    /// Offset after the last record.
+    pub next_offset: i64,
+}
+
+/// Reads the first [`HEADER_LEN`] bytes of a `.kfs`.
+pub fn parse_header(bytes: &[u8]) -> Result<Header, SegmentError> {
     let header = bytes
         .first_chunk::<HEADER_LEN>()
         .ok_or(SegmentError::Truncated(bytes.len()))?;
     if &header[..6] != b"KAFS\0\x01" {
         return Err(SegmentError::Format(".kfs of version 1"));
     }
-    let mut field = &header[20..28];
-    Ok(field.get_i64())
+    let mut fields = &header[8..];
+    Ok(Header {
+        base_offset: fields.get_i64(),
+        records: fields.get_i32(),
+        created_ms: fields.get_i64(),
+    })
+}
+
+/// Reads the last [`FOOTER_LEN`] bytes of a `.kfs`.
+pub fn parse_whole_footer(suffix: &[u8]) -> Result<Footer, SegmentError> {
+    let footer = suffix
+        .last_chunk::<FOOTER_LEN>()
+        .ok_or(SegmentError::Truncated(suffix.len()))?;
+    if &footer[12..] != b"END!" {
+        return Err(SegmentError::Format("finished .kfs"));
+    }
+    let mut fields = &footer[..];
+    Ok(Footer {
+        crc32c: fields.get_u32(),
+        next_offset: fields.get_i64().saturating_add(1),
+    })
+}
+
+/// The offset after a segment's last record, from the last [`FOOTER_LEN`] bytes of its `.kfs`.
+pub fn parse_footer(suffix: &[u8]) -> Result<i64, SegmentError> {
+    parse_whole_footer(suffix).map(|footer| footer.next_offset)
+}
+
+/// When a segment was created, ms since the Unix epoch, from the first [`HEADER_LEN`] bytes of its `.kfs`.
+pub fn parse_created(bytes: &[u8]) -> Result<i64, SegmentError> {
+    parse_header(bytes).map(|header| header.created_ms)
 }
 
 /// Where to look for offsets in a `.kfs`.
@@ -247,22 +297,37 @@ impl Index {
             .map_or(HEADER_LEN as u64, |at| u64::from(self.entries[at].1))
     }
 
+    /// Indexed offsets with the positions of their batches.
+    pub fn entries(&self) -> &[(i64, u32)] {
+        &self.entries
+    }
+
     /// The last indexed offset.
     pub fn last_offset(&self) -> Option<i64> {
         self.entries.last().map(|entry| entry.0)
     }
 }
 
-/// A segment's largest timestamp, ms since the Unix epoch, from its `.kfst`.
-pub fn parse_max_timestamp(bytes: &[u8]) -> Result<i64, SegmentError> {
+/// Reads a `.kfst`.
+pub fn parse_times(bytes: &[u8]) -> Result<Times, SegmentError> {
     if bytes.len() < 40 {
         return Err(SegmentError::Truncated(bytes.len()));
     }
     if &bytes[..8] != b"KFTF\0\0\0\x01" {
         return Err(SegmentError::Format(".kfst of version 1"));
     }
-    let mut field = &bytes[16..24];
-    Ok(field.get_i64())
+    let mut fields = &bytes[8..];
+    Ok(Times {
+        min_timestamp: fields.get_i64(),
+        max_timestamp: fields.get_i64(),
+        base_offset: fields.get_i64(),
+        next_offset: fields.get_i64().saturating_add(1),
+    })
+}
+
+/// A segment's largest timestamp, ms since the Unix epoch, from its `.kfst`.
+pub fn parse_max_timestamp(bytes: &[u8]) -> Result<i64, SegmentError> {
+    parse_times(bytes).map(|times| times.max_timestamp)
 }
 
 #[cfg(test)]
@@ -335,6 +400,31 @@ mod tests {
         assert_eq!(parse_footer(&kfs).unwrap(), 220);
         assert_eq!(parse_created(&kfs).unwrap(), 7);
         assert_eq!(parse_max_timestamp(&segment.kfst).unwrap(), 64);
+    }
+
+    /// `ci/compat/segment_reader.py` reads the same files. `UPDATE_GOLDEN=1` writes them: only after a change of the format.
+    #[test]
+    fn golden_segments_are_written_and_read_as_ever() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let segment = segment(60);
+        let parts = [
+            ("kfs", segment.kfs.concat()),
+            ("index", segment.index.to_vec()),
+            ("kfst", segment.kfst.to_vec()),
+        ];
+        for (ending, bytes) in parts {
+            let path = directory.join(format!("segment-{:020}.{ending}", 100));
+            if std::env::var_os("UPDATE_GOLDEN").is_some() {
+                std::fs::write(&path, &bytes).unwrap();
+            }
+            assert!(std::fs::read(&path).unwrap() == bytes, "{} differs", path.display());
+        }
+        let read = |ending| std::fs::read(directory.join(format!("segment-{:020}.{ending}", 100))).unwrap();
+        let header = parse_header(&read("kfs")).unwrap();
+        assert_eq!((header.base_offset, header.records, header.created_ms), (100, 120, 7));
+        assert_eq!(parse_whole_footer(&read("kfs")).unwrap().next_offset, 220);
+        assert_eq!(Index::parse(&read("index")).unwrap().entries()[0], (100, 32));
+        assert_eq!(parse_times(&read("kfst")).unwrap().next_offset, 220);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The cluster: who is in it, what topics there are, who leads what.
 
+pub mod catalog;
+pub mod deletion;
 pub mod image;
 pub mod membership;
 pub mod reconciler;

@@ -1,24 +1,21 @@
 //! Deletes what nothing refers to any more: the objects of deleted topics, and streams that are rolled to the end.
 //!
 //! Only one broker does this, the one with the lowest id; two at once would do the same harmless things. Every deletion
-//! follows from records of the metastore, never from what a listing happens to show or to lack.
+//! follows from records of the metastore ([`super::deletion`]), never from what a listing happens to show or to lack.
 
+use super::deletion::{self, Deletion, Grace};
 use crate::shard::takeover::ClaimError;
 use crate::shard::Shard;
-use kafscale_metastore::keys::{DeletedTopicRecord, StreamRecord, StreamState};
-use kafscale_metastore::operation::{OperationError, Versioned};
-use kafscale_metastore::{partitions, streams, topics};
+use kafscale_metastore::operation::OperationError;
+use kafscale_metastore::{brokers, partitions, streams, topics};
 use kafscale_storage_engine::object_store::StoreError;
-use kafscale_storage_engine::wal::{self, StreamId};
+use kafscale_storage_engine::wal::StreamId;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// Objects per listing and per deletion.
 const PAGE: usize = 1000;
-
-/// A fence outlives every writer that could still try its slot; writers give up within minutes.
-const FENCE_RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// Why a round was not finished; the next one begins anew.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +29,15 @@ pub enum ReconcileError {
     /// A stream could not be ended.
     #[error(transparent)]
     TakeOver(#[from] ClaimError),
+}
+
+/// By what a broker counts as alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Living {
+    /// By the shard's image of the cluster.
+    AsPictured,
+    /// By what is registered in the metastore now: for a shard that nobody gives an image to.
+    AsRegistered,
 }
 
 /// Does the rounds, on a broker's first shard.
@@ -62,34 +68,23 @@ impl Reconciler {
 
     /// One round over everything.
     pub async fn round(&self) -> Result<(), ReconcileError> {
-        self.delete_topics().await?;
-        self.delete_streams().await
-    }
-
-    async fn delete_topics(&self) -> Result<(), ReconcileError> {
-        for (topic_id, deleted) in topics::load_deleted_topics(&*self.shard.metastore).await?.items {
-            let DeletedTopicRecord {
-                name,
-                folder,
-                deleted_ms,
-                ..
-            } = deleted.value;
-            if !self.is_past(deleted_ms, self.shard.config.delete_grace) {
-                continue;
-            }
-            let namespace = &self.shard.config.namespace;
-            let id: String = topic_id.0.iter().map(|byte| format!("{byte:02x}")).collect();
-            let records = self.delete_prefix(&format!("{namespace}/{folder}/"), None).await?;
-            self.delete_prefix(&format!("{namespace}/_producers/{id}/"), None)
-                .await?;
-            partitions::remove_partitions(&*self.shard.metastore, topic_id).await?;
-            topics::forget_deleted_topic(&*self.shard.metastore, topic_id).await?;
-            log::info!("the {records} objects of deleted topic {name} ({topic_id}) are gone");
+        for deletion in self.topics_to_delete().await? {
+            self.delete(deletion).await?;
+        }
+        for deletion in self.streams_to_delete(Living::AsPictured).await? {
+            self.delete(deletion).await?;
         }
         Ok(())
     }
 
-    async fn delete_streams(&self) -> Result<(), ReconcileError> {
+    /// What the next round would do with deleted topics.
+    pub async fn topics_to_delete(&self) -> Result<Vec<Deletion>, ReconcileError> {
+        let deleted = topics::load_deleted_topics(&*self.shard.metastore).await?.items;
+        Ok(deletion::of_topics(deleted, self.grace()))
+    }
+
+    /// What the next round would do with streams.
+    pub async fn streams_to_delete(&self, living: Living) -> Result<Vec<Deletion>, ReconcileError> {
         let metastore = &*self.shard.metastore;
         // The streams first: one that is opened after this is not looked at, one that is referred to only after this
         // was live when it was read.
@@ -103,51 +98,65 @@ impl Reconciler {
                 record.tail_streams.into_iter().chain([record.stream])
             })
             .collect();
-        let image = self.shard.image();
-        for (stream, record) in found {
-            let live = image.is_live(record.value.broker_id, record.value.incarnation);
-            if needed.contains(&stream) || live {
-                continue;
+        Ok(match living {
+            Living::AsPictured => {
+                let image = self.shard.image();
+                let is_live = |broker, incarnation| image.is_live(broker, incarnation);
+                deletion::of_streams(found, &needed, is_live, self.grace())
             }
-            match record.value.state {
-                StreamState::Open | StreamState::Sealing => drop(self.shard.take_over(StreamId(stream)).await?),
-                StreamState::Sealed { end_seq, sealed_ms } => {
-                    self.delete_stream(stream, record, end_seq, sealed_ms).await?
-                }
+            Living::AsRegistered => {
+                let brokers = brokers::load_brokers(metastore).await?.items;
+                let registered: BTreeSet<(i32, u64)> = brokers
+                    .into_iter()
+                    .map(|broker| (broker.value.broker_id, broker.value.incarnation))
+                    .collect();
+                let is_live = |broker, incarnation| registered.contains(&(broker, incarnation));
+                deletion::of_streams(found, &needed, is_live, self.grace())
             }
-        }
-        Ok(())
+        })
     }
 
-    /// Deletes a sealed stream that no partition needs: first everything but its fence, much later the fence.
-    async fn delete_stream(
-        &self,
-        stream: u64,
-        record: Versioned<StreamRecord>,
-        end_seq: u64,
-        sealed_ms: i64,
-    ) -> Result<(), ReconcileError> {
+    /// Does it.
+    pub async fn delete(&self, deletion: Deletion) -> Result<(), ReconcileError> {
         let namespace = &self.shard.config.namespace;
-        let prefix = wal::stream_prefix(namespace, StreamId(stream));
-        if self.is_past(sealed_ms, Duration::from_millis(FENCE_RETENTION_MS as u64)) {
-            self.delete_prefix(&prefix, None).await?;
-            streams::forget_stream(&*self.shard.metastore, stream, record.mod_revision).await?;
-            return Ok(());
+        let metastore = &*self.shard.metastore;
+        // The record of a stream first: whoever reads it afterwards looks for nothing that is being deleted.
+        match &deletion {
+            Deletion::EndStream(stream) => drop(self.shard.take_over(StreamId(*stream)).await?),
+            Deletion::EmptyStream {
+                stream,
+                record,
+                end_seq,
+            } => drop(streams::trim_sealed(metastore, *stream, record, *end_seq, Vec::new()).await?),
+            Deletion::Topic { .. } | Deletion::ForgetStream { .. } => {}
         }
-        let emptied = record.value.first_live_seq == end_seq && record.value.merged.is_empty();
-        if emptied || !self.is_past(sealed_ms, self.shard.config.delete_grace) {
-            return Ok(());
+        let keep = deletion.keeps(namespace);
+        let mut objects = 0;
+        for prefix in deletion.prefixes(namespace) {
+            objects += self.delete_prefix(&prefix, keep.as_deref()).await?;
         }
-        // The record first: whoever reads it afterwards looks for nothing that is being deleted.
-        streams::trim_sealed(&*self.shard.metastore, stream, &record, end_seq, Vec::new()).await?;
-        let fence = wal::slot_key(namespace, StreamId(stream), end_seq);
-        let objects = self.delete_prefix(&prefix, Some(&fence)).await?;
-        log::info!("stream {stream:016x} is rolled to its end: {objects} objects deleted");
+        match deletion {
+            Deletion::Topic { topic_id, name, .. } => {
+                partitions::remove_partitions(metastore, topic_id).await?;
+                topics::forget_deleted_topic(metastore, topic_id).await?;
+                log::info!("the {objects} objects of deleted topic {name} ({topic_id}) are gone");
+            }
+            Deletion::EmptyStream { stream, .. } => {
+                log::info!("stream {stream:016x} is rolled to its end: {objects} objects deleted");
+            }
+            Deletion::ForgetStream { stream, mod_revision } => {
+                streams::forget_stream(metastore, stream, mod_revision).await?;
+            }
+            Deletion::EndStream(_) => {}
+        }
         Ok(())
     }
 
-    fn is_past(&self, since_ms: i64, grace: Duration) -> bool {
-        self.shard.runtime.wall_clock_ms() - since_ms >= grace.as_millis() as i64
+    fn grace(&self) -> Grace {
+        Grace {
+            now_ms: self.shard.runtime.wall_clock_ms(),
+            delete_grace: self.shard.config.delete_grace,
+        }
     }
 
     /// Deletes all objects below a prefix, but for one. Returns how many.

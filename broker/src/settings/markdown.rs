@@ -1,6 +1,7 @@
 //! `--help` and `docs/settings.md`, both from the table.
 
 use super::table::{Spec, TABLE};
+use crate::tools::TOOLS_HELP;
 
 fn default_text(spec: &Spec) -> &'static str {
     match spec.default {
@@ -13,12 +14,13 @@ fn default_text(spec: &Spec) -> &'static str {
 pub(super) fn help() -> String {
     let mut text = String::from(
         "A Kafka-compatible broker that keeps its records in an object store.\n\n\
-         Usage: kafscale-broker [--config FILE] [--NAME VALUE]...\n\n\
+         Usage: kafscale-broker [COMMAND] [--config FILE] [--NAME VALUE]...\n\n\
          Each setting is a flag, an environment variable, or a key in the settings file (TOML), in this order of\n\
          precedence. Without any, a single broker serves on port 9092 with its records in ./kafscale-data.\n\n\
          \x20 --config FILE  (KAFSCALE_CONFIG)\n\
          \x20 --help, --version, --print-settings-markdown\n\n",
     );
+    text += &format!("Instead of serving, a command works on the stores that the settings name:\n\n{TOOLS_HELP}\n\n");
     for spec in TABLE {
         text += &format!(
             "  {}  ({}; {}; default {})\n",

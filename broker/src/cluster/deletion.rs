@@ -1,0 +1,214 @@
+//! What the reconciler may delete: decided from records of the metastore alone, apart from the act.
+
+use kafscale_codec::types::TopicId;
+use kafscale_metastore::keys::{DeletedTopicRecord, StreamRecord, StreamState};
+use kafscale_metastore::operation::Versioned;
+use kafscale_metastore::Revision;
+use kafscale_storage_engine::wal::{self, StreamId};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// A fence outlives every writer that could still try its slot; writers give up within minutes.
+const FENCE_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Something that nothing refers to any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deletion {
+    /// The objects and the records of a deleted topic.
+    Topic {
+        /// The topic.
+        topic_id: TopicId,
+        /// The name that it had.
+        name: String,
+        /// Where its segments lie.
+        folder: String,
+    },
+    /// A dead broker's stream that no partition needs: it is ended, and deleted in a later round.
+    EndStream(u64),
+    /// All objects of a sealed stream but its fence.
+    EmptyStream {
+        /// The stream.
+        stream: u64,
+        /// Its record.
+        record: Versioned<StreamRecord>,
+        /// The slot of the fence.
+        end_seq: u64,
+    },
+    /// A sealed stream's fence, whatever else may be left, and its record.
+    ForgetStream {
+        /// The stream.
+        stream: u64,
+        /// The revision of its record.
+        mod_revision: Revision,
+    },
+}
+
+impl Deletion {
+    /// The prefixes below which everything goes.
+    pub fn prefixes(&self, namespace: &str) -> Vec<String> {
+        match self {
+            Deletion::Topic { topic_id, folder, .. } => {
+                let id: String = topic_id.0.iter().map(|byte| format!("{byte:02x}")).collect();
+                vec![
+                    format!("{namespace}/{folder}/"),
+                    format!("{namespace}/_producers/{id}/"),
+                ]
+            }
+            Deletion::EndStream(_) => Vec::new(),
+            Deletion::EmptyStream { stream, .. } | Deletion::ForgetStream { stream, .. } => {
+                vec![wal::stream_prefix(namespace, StreamId(*stream))]
+            }
+        }
+    }
+
+    /// The object that stays.
+    pub fn keeps(&self, namespace: &str) -> Option<String> {
+        match self {
+            Deletion::EmptyStream { stream, end_seq, .. } => {
+                Some(wal::slot_key(namespace, StreamId(*stream), *end_seq))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// When things were, and how long they have to rest.
+#[derive(Debug, Clone, Copy)]
+pub struct Grace {
+    /// Now, ms since the Unix epoch.
+    pub now_ms: i64,
+    /// How long objects outlive the last reference, for readers that planned with them.
+    pub delete_grace: Duration,
+}
+
+impl Grace {
+    fn is_past(&self, since_ms: i64, grace: Duration) -> bool {
+        self.now_ms - since_ms >= grace.as_millis() as i64
+    }
+}
+
+/// Of the deleted topics, those whose time has come.
+pub fn of_topics(deleted: Vec<(TopicId, Versioned<DeletedTopicRecord>)>, grace: Grace) -> Vec<Deletion> {
+    let due = |record: &DeletedTopicRecord| grace.is_past(record.deleted_ms, grace.delete_grace);
+    let deletion = |(topic_id, deleted): (TopicId, Versioned<DeletedTopicRecord>)| {
+        let DeletedTopicRecord { name, folder, .. } = deleted.value;
+        Deletion::Topic { topic_id, name, folder }
+    };
+    deleted
+        .into_iter()
+        .filter(|(_, d)| due(&d.value))
+        .map(deletion)
+        .collect()
+}
+
+/// Of all streams, those that no partition needs and whose owner is gone. `needed` must have been read after `found`: a
+/// stream that is referred to only later was live when it was read.
+pub fn of_streams(
+    found: Vec<(u64, Versioned<StreamRecord>)>,
+    needed: &BTreeSet<u64>,
+    is_live: impl Fn(i32, u64) -> bool,
+    grace: Grace,
+) -> Vec<Deletion> {
+    let unneeded = found.into_iter().filter(|(stream, record)| {
+        !needed.contains(stream) && !is_live(record.value.broker_id, record.value.incarnation)
+    });
+    unneeded
+        .filter_map(|(stream, record)| of_stream(stream, record, grace))
+        .collect()
+}
+
+/// First everything but the fence, much later the fence.
+fn of_stream(stream: u64, record: Versioned<StreamRecord>, grace: Grace) -> Option<Deletion> {
+    let StreamState::Sealed { end_seq, sealed_ms } = record.value.state else {
+        return Some(Deletion::EndStream(stream));
+    };
+    if grace.is_past(sealed_ms, FENCE_RETENTION) {
+        let mod_revision = record.mod_revision;
+        return Some(Deletion::ForgetStream { stream, mod_revision });
+    }
+    let emptied = record.value.first_live_seq == end_seq && record.value.merged.is_empty();
+    let due = !emptied && grace.is_past(sealed_ms, grace.delete_grace);
+    due.then_some(Deletion::EmptyStream {
+        stream,
+        record,
+        end_seq,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: i64 = 1_000_000_000;
+
+    fn grace() -> Grace {
+        Grace {
+            now_ms: NOW_MS,
+            delete_grace: Duration::from_secs(60),
+        }
+    }
+
+    fn stream(stream: u64, state: StreamState) -> (u64, Versioned<StreamRecord>) {
+        let value = StreamRecord {
+            broker_id: 1,
+            incarnation: 7,
+            shard: 0,
+            state,
+            first_live_seq: 2,
+            merged: Vec::new(),
+        };
+        (stream, Versioned { value, mod_revision: 5 })
+    }
+
+    fn sealed(end_seq: u64, seconds_ago: i64) -> StreamState {
+        let sealed_ms = NOW_MS - seconds_ago * 1000;
+        StreamState::Sealed { end_seq, sealed_ms }
+    }
+
+    fn plan(state: StreamState, needed: bool, live: bool) -> Vec<Deletion> {
+        let needed = needed.then_some(3).into_iter().collect();
+        of_streams(vec![stream(3, state)], &needed, |_, _| live, grace())
+    }
+
+    #[test]
+    fn a_stream_that_is_needed_or_whose_owner_lives_stays() {
+        for state in [StreamState::Open, StreamState::Sealing, sealed(9, 1_000_000)] {
+            assert_eq!(plan(state, true, false), []);
+            assert_eq!(plan(state, false, true), []);
+        }
+    }
+
+    #[test]
+    fn a_stream_goes_in_steps_and_its_fence_a_day_after_its_end() {
+        assert_eq!(plan(StreamState::Open, false, false), [Deletion::EndStream(3)]);
+        assert_eq!(plan(StreamState::Sealing, false, false), [Deletion::EndStream(3)]);
+        assert_eq!(plan(sealed(9, 59), false, false), []);
+        let emptied = plan(sealed(9, 60), false, false);
+        assert!(matches!(emptied[..], [Deletion::EmptyStream { end_seq: 9, .. }]));
+        assert_eq!(
+            emptied[0].keeps("ns").as_deref(),
+            Some("ns/_wal/0000000000000003/00000000000000000009.wal")
+        );
+        // Nothing is left but the fence, which stays.
+        assert_eq!(plan(sealed(2, 86_399), false, false), []);
+        let forgotten = plan(sealed(2, 86_400), false, false);
+        assert!(matches!(forgotten[..], [Deletion::ForgetStream { stream: 3, .. }]));
+    }
+
+    #[test]
+    fn a_deleted_topic_goes_after_its_grace_with_both_its_folders() {
+        let deleted = |seconds_ago: i64| {
+            let value = DeletedTopicRecord {
+                name: "orders".to_string(),
+                folder: "orders~2".to_string(),
+                partitions: 1,
+                deleted_ms: NOW_MS - seconds_ago * 1000,
+            };
+            vec![(TopicId([0xab; 16]), Versioned { value, mod_revision: 5 })]
+        };
+        assert_eq!(of_topics(deleted(59), grace()), []);
+        let due = of_topics(deleted(60), grace());
+        let producers = format!("ns/_producers/{}/", "ab".repeat(16));
+        assert_eq!(due[0].prefixes("ns"), ["ns/orders~2/".to_string(), producers]);
+    }
+}

@@ -1,0 +1,52 @@
+//! `reconcile`: one round of what the elected broker does all the time, or a look at it.
+
+use super::objects::Pages;
+use super::output::Output;
+use super::{ToolError, Workplace};
+use crate::assembly::Tuning;
+use crate::cluster::deletion::Deletion;
+use crate::cluster::reconciler::{Living, Reconciler};
+use serde_json::{json, Value};
+
+/// Does a round, or tells what it would do.
+pub async fn run(place: &Workplace, dry_run: bool, output: &mut Output) -> Result<(), ToolError> {
+    let reconciler = Reconciler::new(place.idle_shard()?, Tuning::default().reconcile_interval);
+    let mut due = reconciler.topics_to_delete().await?;
+    due.extend(reconciler.streams_to_delete(Living::AsRegistered).await?);
+    let count = due.len();
+    for deletion in due {
+        tell_objects(place, &deletion, output).await?;
+        output.line(&describe(&deletion))?;
+        if !dry_run {
+            reconciler.delete(deletion).await?;
+        }
+    }
+    output.line(&json!({ "summary": "reconcile", "dry_run": dry_run, "deletions": count }))?;
+    Ok(())
+}
+
+async fn tell_objects(place: &Workplace, deletion: &Deletion, output: &mut Output) -> Result<(), ToolError> {
+    let keep = deletion.keeps(place.namespace());
+    for prefix in deletion.prefixes(place.namespace()) {
+        let mut pages = Pages::below(&*place.store, prefix);
+        while let Some(page) = pages.next().await? {
+            for object in page.iter().filter(|object| Some(&object.key) != keep.as_ref()) {
+                output.line(&json!({ "delete": "object", "key": object.key, "size": object.size }))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn describe(deletion: &Deletion) -> Value {
+    match deletion {
+        Deletion::Topic { topic_id, name, folder } => {
+            json!({ "delete": "topic", "topic": name, "topic_id": super::describe::hex(*topic_id), "folder": folder })
+        }
+        Deletion::EndStream(stream) => json!({ "end": "stream", "stream": format!("{stream:016x}") }),
+        Deletion::EmptyStream { stream, end_seq, .. } => {
+            json!({ "trim": "stream", "stream": format!("{stream:016x}"), "first_live_slot": end_seq })
+        }
+        Deletion::ForgetStream { stream, .. } => json!({ "delete": "stream", "stream": format!("{stream:016x}") }),
+    }
+}

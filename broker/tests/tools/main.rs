@@ -1,0 +1,12 @@
+//! The operator's commands on what a real broker left: with its own stores, and with a real bucket and a real etcd.
+#![allow(clippy::unwrap_used)] // Helpers of tests: a panic is how a test fails.
+#![allow(dead_code)] // Some of what the tests of a serving broker need.
+
+#[path = "../e2e/client.rs"]
+mod client;
+mod damage;
+mod rebuild;
+mod second_reader;
+mod setup;
+#[path = "../e2e/support.rs"]
+mod support;
