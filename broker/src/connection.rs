@@ -96,15 +96,18 @@ async fn read_requests(
             }
         }
         if reserved.is_none() {
-            // A large one is not even read before there is room for it.
-            let large = frames
-                .begun()
-                .filter(|(size, begin)| *size > RESERVED_BYTES_MIN && begin.len() >= 2);
+            // The rest of a large one is not read before there is room for it.
+            let large = frames.begun().filter(|(_, begin)| begin.len() >= RESERVED_BYTES_MIN);
             if let Some((size, begin)) = large {
                 reserved = Some(budget(node, begin).take(size).await);
             }
         }
-        let want = frames.missing().unwrap_or(0).max(ahead).min(READ_BYTES_MAX);
+        let missing = match frames.missing().unwrap_or(0) {
+            // Just enough to know that it does arrive.
+            large if reserved.is_none() => large.min(RESERVED_BYTES_MIN),
+            missing => missing,
+        };
+        let want = missing.max(ahead).min(READ_BYTES_MAX);
         let buffer = frames.buffer_mut();
         if buffer.is_empty() && buffer.capacity() > 4 * want {
             // A connection that has calmed down gives its room back.
