@@ -13,6 +13,7 @@ fn load_with(args: &[&str], env: &[(&str, &str)], file: &str) -> Result<(Setting
     match Command::load(&args, &env, &read_file, &Host::unknown()) {
         Ok(Command::Run { settings, changed }) => Ok((*settings, changed)),
         Ok(Command::Print(text)) => panic!("printed {text}"),
+        Ok(Command::Tool { tool, .. }) => panic!("no settings but {tool:?}"),
         Err(mistakes) => Err(mistakes.to_string()),
     }
 }
@@ -368,6 +369,7 @@ fn help_and_version_are_printed_whatever_else_is_said() {
     };
     assert!(print("--version").starts_with("kafscale-broker "));
     let help = print("--help");
+    assert!(help.contains("rebuild") && help.contains("verify [--without-metastore]"));
     for spec in TABLE {
         assert!(help.contains(&spec.flag()) && help.contains(spec.env));
     }
