@@ -102,7 +102,11 @@ impl GroupBook {
                     ));
                 }
             }
-            for (other, holding) in book.members.iter().filter(|(other, _)| *other != member) {
+            // An answer that took longer than a session gives nothing: the member may be out by then, and others may have
+            // what it had, which it learns with its next question.
+            let counts = sent + session > now;
+            let others = book.members.iter().filter(|(other, _)| counts && *other != member);
+            for (other, holding) in others {
                 let Some(holding) = holding.as_ref().filter(|holding| holding.valid_until > now) else {
                     continue;
                 };
