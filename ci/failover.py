@@ -107,7 +107,8 @@ def restart(directory, broker, by):
 
 def java(tool, *arguments):
     classes = {"topics": "org.apache.kafka.tools.TopicCommand", "perf": "org.apache.kafka.tools.ProducerPerformance"}
-    return ["java", "-cp", f"{CACHE}/java/kafka/*", classes[tool], "--bootstrap-server", BOOTSTRAP, *arguments]
+    quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"
+    return ["java", quiet, "-cp", f"{CACHE}/java/kafka/*", classes[tool], "--bootstrap-server", BOOTSTRAP, *arguments]
 
 
 def measure(directory, name, topic, seconds, act, started):
@@ -116,6 +117,7 @@ def measure(directory, name, topic, seconds, act, started):
     python = subprocess.Popen(
         [f"{CACHE}/confluent/bin/python", "-c", CLIENT, BOOTSTRAP, topic, str(seconds), str(RATE)],
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # librdkafka tells of each connection that it loses, as it should.
         text=True,
     )
     producer = subprocess.Popen(java("perf", *perf), stdout=subprocess.PIPE, text=True)
