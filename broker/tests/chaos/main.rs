@@ -1,6 +1,6 @@
 //! A cluster of real processes (brokers, etcd, an S3 server) in which everything breaks, again and again, under load.
 //!
-//! `make chaos SECONDS=1800` gives it time. What must hold: every acknowledged record is there, once and unchanged, at its
+//! `make chaos CHAOS_SECONDS=1800` gives it time. What must hold: every acknowledged record is there, once and unchanged, at its
 //! offset and in its producer's order; nobody is told of an end that is smaller than one known before; commits are
 //! neither lost nor taken back; and once all is well, everything goes on.
 #![allow(clippy::unwrap_used)] // Helpers of tests: a panic is how a test fails.
@@ -11,6 +11,7 @@ mod client;
 mod cluster;
 #[path = "../e2e/kill/ledger.rs"]
 mod ledger;
+mod members;
 mod nemesis;
 mod outages;
 mod proxy;
@@ -22,8 +23,9 @@ mod workload;
 use cluster::Cluster;
 use kafscale_codec::error_code::ErrorCode;
 use ledger::get;
+use members::{take_part, Group};
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::Random;
@@ -31,14 +33,18 @@ use workload::{commit, consume, produce, read_all, Shared, IDEMPOTENT, PLAIN};
 
 const PARTITIONS: i32 = 6;
 const BROKERS: usize = 3;
+/// Groups that have no members.
 const GROUPS: [&str; 3] = ["a", "bb", "ccc"];
+/// Of each group that has members.
+const MEMBERS: u64 = 3;
 
 /// Once all is well, everybody must get done within this.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What makes rare things common: small segments, small memory.
 const FLAGS: &str = "--shards 2 --segment-bytes 65536 --segment-ms 3000 --tail-memory-bytes 1048576 \
-                     --cache-bytes 1048576 --flush-interval-ms 5";
+                     --cache-bytes 1048576 --flush-interval-ms 5 --group-initial-rebalance-delay-ms 500 \
+                     --group-consumer-session-timeout-ms 6000 --group-consumer-heartbeat-interval-ms 500";
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -56,7 +62,8 @@ fn nothing_acknowledged_is_lost_whatever_breaks() {
     for topic in [IDEMPOTENT, PLAIN] {
         create_topic(&mut router, topic);
     }
-    let (producers, others) = start_clients(&shared);
+    let groups = [Group::new("classic", false), Group::new("consumer", true)].map(Arc::new);
+    let (producers, others) = start_clients(&shared, &groups);
     let mut random = Random::new(seed);
     let counts = nemesis::rage(&cluster, &mut random, Instant::now() + Duration::from_secs(seconds));
     cluster.heal();
@@ -78,6 +85,13 @@ fn nothing_acknowledged_is_lost_whatever_breaks() {
         }
         sent.extend(producer.join().unwrap());
     }
+    for group in &groups {
+        while !group.behind(&shared).is_empty() {
+            let behind = group.behind(&shared);
+            assert!(Instant::now() < until, "{group:?} does not get done: {behind:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
     shared.others_stop.store(true, Ordering::Relaxed);
     others.into_iter().for_each(|other| other.join().unwrap());
     check(&shared);
@@ -89,16 +103,21 @@ fn nothing_acknowledged_is_lost_whatever_breaks() {
         }
         read_everything(&shared, &sent);
     }
+    let sum = |count: &dyn Fn(&Group) -> &AtomicI64| -> i64 {
+        groups.iter().map(|group| count(group).load(Ordering::Relaxed)).sum()
+    };
     let counters = &shared.ledger.counts;
     let faults: u64 = counts.values().sum();
     println!(
         "chaos: {seconds} s, {faults} faults, {} records acknowledged in {} batches, {} error answers, {} records read, {} \
-         commits; nothing lost, changed, moved, doubled or out of order, no commit taken back",
+         commits, {} commits of members that were given {} partitions; nothing lost, changed, moved, doubled or out of order, no commit taken back",
         get(&counters.records_acked),
         get(&counters.batches_acked),
         get(&counters.error_answers),
         get(&counters.records_consumed),
         shared.commits.load(Ordering::Relaxed),
+        sum(&|group| &group.count),
+        sum(&|group| &group.given),
     );
 }
 
@@ -117,7 +136,10 @@ fn create_topic(router: &mut routing::Router, topic: &str) {
 
 type Producer = std::thread::JoinHandle<Option<(u32, u64)>>;
 
-fn start_clients(shared: &Arc<Shared>) -> (Vec<(String, Producer)>, Vec<std::thread::JoinHandle<()>>) {
+fn start_clients(
+    shared: &Arc<Shared>,
+    groups: &[Arc<Group>],
+) -> (Vec<(String, Producer)>, Vec<std::thread::JoinHandle<()>>) {
     let (mut producers, mut others) = (Vec::new(), Vec::new());
     for (topic, idempotent) in [(IDEMPOTENT, true), (PLAIN, false)] {
         for partition in 0..PARTITIONS {
@@ -138,6 +160,13 @@ fn start_clients(shared: &Arc<Shared>) -> (Vec<(String, Producer)>, Vec<std::thr
     for group in GROUPS {
         let of_group = shared.clone();
         others.push(std::thread::spawn(move || commit(&of_group, group)));
+    }
+    for (number, group) in groups.iter().enumerate() {
+        for member in 0..MEMBERS {
+            let (shared, group) = (shared.clone(), group.clone());
+            let who = 20_000 + number as u64 * MEMBERS + member;
+            others.push(std::thread::spawn(move || take_part(&shared, &group, who)));
+        }
     }
     (producers, others)
 }

@@ -25,7 +25,7 @@ pub const PLAIN: &str = "plain";
 const IN_FLIGHT_MAX: usize = 5;
 
 /// Pause after trouble.
-const BACK_OFF: Duration = Duration::from_millis(50);
+pub const BACK_OFF: Duration = Duration::from_millis(50);
 
 /// What all of them share.
 pub struct Shared {
@@ -59,7 +59,8 @@ impl Shared {
         }
     }
 
-    fn router(&self, who: u64) -> Router {
+    /// A way into the cluster, with choices of its own.
+    pub fn router(&self, who: u64) -> Router {
         Router::new(self.addresses.clone(), self.seed ^ who.wrapping_mul(0x9e37_79b9))
     }
 
@@ -183,7 +184,7 @@ fn consume_from(shared: &Shared, router: &mut Router, place: Place, position: &m
 }
 
 /// One fetch: what it brings follows what was read, agrees with everything known, and is not older than anything known.
-fn fetch(shared: &Shared, client: &mut Client, place: Place, position: &mut i64, wait_ms: i32) -> io::Result<i64> {
+pub fn fetch(shared: &Shared, client: &mut Client, place: Place, position: &mut i64, wait_ms: i32) -> io::Result<i64> {
     let known = shared.end_known(place);
     let data = client.fetch(place.0, place.1, *position, wait_ms)?;
     if data.error_code != ErrorCode::NONE {
