@@ -16,7 +16,7 @@ const PARTITION_BYTES_MAX: i32 = 1 << 20;
 
 /// What consumers got in the time that counts.
 pub struct Consumed {
-    /// From when a batch was sent to when it was here, in nanoseconds; one entry per batch.
+    /// From when the oldest record of a batch was due to when the batch was here, in nanoseconds; one entry per batch.
     pub end_to_end: Histogram<u64>,
     /// Records.
     pub records: u64,
@@ -152,15 +152,15 @@ fn take(records: &[u8], now: u64, clock: Clock, position: &mut i64, consumed: &m
         }
         consumed.records += u64::from(header.record_count.unsigned_abs());
         consumed.bytes += batch.len() as u64;
-        if let Some(sent) = sent_ns(batch).filter(|sent| *sent <= now) {
-            consumed.end_to_end.saturating_record(now - sent);
+        if let Some(due) = due_ns(batch).filter(|due| *due <= now) {
+            consumed.end_to_end.saturating_record(now - due);
         }
     }
     Ok(())
 }
 
 /// The stamp that our producers put into the first value of a batch: behind five varints and no key.
-fn sent_ns(batch: &[u8]) -> Option<u64> {
+fn due_ns(batch: &[u8]) -> Option<u64> {
     let mut rest = batch.get(record_batch::HEADER_LEN..)?;
     skip_varint(&mut rest)?; // The record's length.
     rest = rest.get(1..)?; // Its attributes.

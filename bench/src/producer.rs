@@ -144,7 +144,7 @@ impl Producer {
                 batch = batch.producer(id, epoch, *sequence);
             }
             let sent_ns = self.clock.now_ns();
-            let due_ns = (0..count)
+            let due_ns: Vec<u64> = (0..count)
                 .map(|at| self.interval_ns.map_or(sent_ns, |interval| (next_due + at) * interval))
                 .collect();
             let now_ms = SystemTime::now()
@@ -155,8 +155,8 @@ impl Producer {
                 let mut value = &self.payload[from..from + self.options.record_bytes];
                 let stamped;
                 if at == 0 && self.options.record_bytes >= 8 {
-                    // For the consumers: when this batch was sent.
-                    stamped = [&sent_ns.to_be_bytes(), &value[8..]].concat();
+                    // For the consumers: when the oldest record of this batch was due.
+                    stamped = [&due_ns[0].to_be_bytes(), &value[8..]].concat();
                     value = &stamped;
                 }
                 batch.push(now_ms, None, Some(value), &[]);
