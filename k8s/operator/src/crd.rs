@@ -1,0 +1,265 @@
+//! The custom resources that users write. The YAML in `k8s/crds` is made from these types, comments included.
+
+use k8s_openapi::api::core::v1::{
+    Affinity, ResourceRequirements, SeccompProfile, Toleration, TopologySpreadConstraint,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::{CustomResource, CustomResourceExt, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A cluster of Kafscale brokers.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "kafscale.io",
+    version = "v1alpha1",
+    kind = "KafscaleCluster",
+    plural = "kafscaleclusters",
+    shortname = "kfc",
+    namespaced,
+    derive = "Default",
+    derive = "PartialEq",
+    status = "ClusterStatus",
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
+    printcolumn = r#"{"name":"Brokers","type":"integer","jsonPath":".status.readyBrokers"}"#,
+    validation = "self.metadata.name.size() <= 40"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterSpec {
+    /// The brokers and how clients reach them.
+    #[serde(default)]
+    pub brokers: Brokers,
+    /// The bucket that holds the records.
+    pub s3: S3,
+    /// The etcd that coordinates the brokers.
+    #[serde(default)]
+    pub etcd: Etcd,
+    /// Settings of the brokers.
+    #[serde(default)]
+    pub config: Config,
+}
+
+/// The brokers and how clients reach them.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = "!has(self.autoscaling) || !has(self.replicas)")]
+pub struct Brokers {
+    /// How many brokers; default 3. Not together with `autoscaling`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: Option<i32>,
+    /// Image of the broker; default: the one that the operator was started with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// CPU and memory of each broker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// The host that clients are told to connect to; default: the pod's name in the headless Service. Each broker has to
+    /// have its own: `$(POD_NAME)` and `$(KAFSCALE_BROKER_ID)` are replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertised_host: Option<String>,
+    /// The port that clients are told to connect to; default 9092.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub advertised_port: Option<i32>,
+    /// The Service that clients bootstrap from.
+    #[serde(default)]
+    pub service: ServiceOptions,
+    /// Lets an autoscaler choose the number of brokers, which the operator then leaves alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
+    /// Seccomp profile of the brokers; it has to allow io_uring, which the runtimes' default does not. Default: the
+    /// node's `profiles/kafscale.json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seccomp_profile: Option<SeccompProfile>,
+    /// How brokers are spread; default: evenly over zones and nodes where that is possible.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
+    /// Where brokers may run; default: preferably on different nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// Labels that a node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that are tolerated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// Annotations of the brokers' ServiceAccount, such as the cloud role that may use the bucket.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub service_account_annotations: BTreeMap<String, String>,
+}
+
+/// Bounds and aim of the autoscaler.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = "self.minReplicas <= self.maxReplicas")]
+pub struct Autoscaling {
+    /// Never fewer brokers than this.
+    #[schemars(range(min = 1, max = 1000))]
+    pub min_replicas: i32,
+    /// Never more brokers than this.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_replicas: i32,
+    /// CPU use to aim at, in percent of what the brokers request.
+    #[schemars(range(min = 1, max = 100))]
+    #[serde(rename = "targetCPUUtilizationPercentage", default = "target_cpu_percent")]
+    pub target_cpu_percent: i32,
+}
+
+fn target_cpu_percent() -> i32 {
+    70
+}
+
+/// The Service that clients bootstrap from.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceOptions {
+    /// `ClusterIP` (default), `NodePort` or `LoadBalancer`.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<ServiceType>,
+    /// Annotations, for the cloud's load balancer for example.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Address to ask of the load balancer.
+    #[serde(rename = "loadBalancerIP", skip_serializing_if = "Option::is_none")]
+    pub load_balancer_ip: Option<String>,
+    /// Networks that the load balancer lets in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub load_balancer_source_ranges: Vec<String>,
+    /// `Cluster` or `Local`; for `NodePort` and `LoadBalancer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_traffic_policy: Option<TrafficPolicy>,
+    /// The nodes' port for Kafka; for `NodePort` and `LoadBalancer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub kafka_node_port: Option<i32>,
+    /// The nodes' port for HTTP; for `NodePort` and `LoadBalancer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub metrics_node_port: Option<i32>,
+}
+
+/// Kubernetes' types of Services that can lead to brokers.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // Kubernetes' own names.
+pub enum ServiceType {
+    #[default]
+    ClusterIP,
+    NodePort,
+    LoadBalancer,
+}
+
+/// Whether traffic may take another node on its way.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // Kubernetes' own names.
+pub enum TrafficPolicy {
+    Cluster,
+    Local,
+}
+
+/// The bucket that holds the records.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct S3 {
+    /// Its name.
+    #[schemars(length(min = 1))]
+    pub bucket: String,
+    /// Its region; default us-east-1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Where the store is, as `http(s)://host[:port]`; default: AWS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// A replica that is read first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_bucket: Option<String>,
+    /// The replica's region.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_region: Option<String>,
+    /// Where the replica is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_endpoint: Option<String>,
+    /// KMS key with which the store encrypts objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kms_key_arn: Option<String>,
+    /// Name of a Secret whose keys are variables of the broker: `KAFSCALE_S3_ACCESS_KEY`, `KAFSCALE_S3_SECRET_KEY`,
+    /// perhaps `KAFSCALE_S3_SESSION_TOKEN`. Without it, the pods' own cloud identity counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<String>,
+}
+
+/// The etcd that coordinates the brokers.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Etcd {
+    /// Its members, as `http://host:port`. Needed: without it the condition `EtcdAvailable` is false and no broker is started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<String>,
+}
+
+/// Settings of the brokers.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    /// A partition's records become a segment when there are this many bytes of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16384, max = 1073741824))]
+    pub segment_bytes: Option<i64>,
+    /// A shard flushes when its oldest record has waited this long, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 60000))]
+    pub flush_interval_ms: Option<i64>,
+    /// Memory for what was read back from the store: bytes, or a quantity such as `512Mi`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_size: Option<IntOrString>,
+    /// Any other setting of docs/settings.md, by its variable (`KAFSCALE_SHARDS: "2"`). What the operator sets itself
+    /// cannot be set here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[x_kube(validation = "self.all(k, k.startsWith('KAFSCALE_'))")]
+    pub env: BTreeMap<String, String>,
+}
+
+/// What the operator found.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterStatus {
+    /// The generation of the spec that the rest is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Brokers that are there.
+    #[serde(default)]
+    pub brokers: i32,
+    /// Brokers that are ready.
+    #[serde(default)]
+    pub ready_brokers: i32,
+    /// `Ready` and `EtcdAvailable`, with reasons that say what to do.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
+/// The definitions of all resources, as YAML documents.
+///
+/// # Errors
+/// If a schema cannot be written as YAML, which is a fault of these types.
+pub fn definitions() -> Result<String, serde_saphyr::ser::Error> {
+    Ok(format!(
+        "# Made by `kafscale-operator crds`; do not edit.\n{}",
+        serde_saphyr::to_string(&KafscaleCluster::crd())?
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_committed_definitions_are_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/kafscale.io.yaml");
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            committed == super::definitions().unwrap(),
+            "stale: run `cargo run -p kafscale-operator -- crds > k8s/crds/kafscale.io.yaml`"
+        );
+    }
+}
