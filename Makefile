@@ -13,7 +13,7 @@ SECONDS ?= 180
 MEMBERS ?= 20
 CLIENTS ?=
 
-.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster failover demo compat groups bench test-produce-consume test-consumer-group
+.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster failover scale demo compat groups bench test-produce-consume test-consumer-group
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-22s %s\n", $$1, $$2 }'
@@ -60,6 +60,10 @@ cluster: ## Three brokers, an etcd and an S3 server on this machine, until Ctrl-
 
 failover: ## How long clients wait when a broker of a cluster is killed, and in a rolling restart; needs what `make compat` installs
 	@ci/failover.py
+
+scale: ## What 10 and 10,000 partitions cost: puts to S3, memory, the start after a kill
+	cargo build --release --locked -p kafscale-broker -p kafscale-bench -p kafscale-test-s3
+	@ci/scale.py
 
 demo: ## A broker, a producer and a consumer, in one terminal
 	@ci/demo.sh

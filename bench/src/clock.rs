@@ -30,6 +30,12 @@ impl Clock {
         (self.measured_from.as_nanos() as u64..self.measured_to.as_nanos() as u64).contains(&at_ns)
     }
 
+    /// In which second of what counts something happened; none before and after.
+    pub fn second_of(&self, at_ns: u64) -> Option<usize> {
+        self.counts(at_ns)
+            .then(|| ((at_ns - self.measured_from.as_nanos() as u64) / 1_000_000_000) as usize)
+    }
+
     /// Whether the run is over.
     pub fn is_over(&self) -> bool {
         self.start.elapsed() >= self.measured_to

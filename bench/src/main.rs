@@ -8,6 +8,8 @@ mod options;
 mod process;
 mod producer;
 mod report;
+mod results;
+mod rounds;
 
 use clap::Parser;
 use client::{end_offsets, prepare_topic, BenchError};
@@ -41,6 +43,30 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<String, BenchError> {
+    let mut out = String::new();
+    let mut reports = Vec::new();
+    for round in 1..=options.rounds {
+        if options.rounds > 1 {
+            eprintln!("round {round} of {}", options.rounds);
+        }
+        let report = run_once(options)?;
+        out += &if options.json {
+            report.json() + "\n"
+        } else {
+            report.text()
+        };
+        reports.push(report);
+    }
+    if reports.len() > 1 && !options.json {
+        out += &rounds::text(&rounds::summary(&reports));
+    }
+    if let Some(directory) = &options.results {
+        results::write(directory, &reports)?;
+    }
+    Ok(out)
+}
+
+fn run_once(options: &Options) -> Result<Report<'_>, BenchError> {
     let partitions = prepare_topic(options.bootstrap, &options.topic, options.partitions)?;
     let ends: BTreeMap<i32, i64> = end_offsets(&options.topic, &partitions)?.into_iter().collect();
     let mut by_leader: BTreeMap<SocketAddr, Vec<i32>> = BTreeMap::new();
@@ -89,18 +115,13 @@ fn run(options: &Options) -> Result<String, BenchError> {
     for one in join_all(consumers)? {
         consumed.add(&one);
     }
-    let report = Report {
+    Ok(Report {
         options,
         measured: clock.measured(),
         produced,
         consumed,
         broker: before.0.zip(after.0),
         own: before.1.zip(after.1),
-    };
-    Ok(if options.json {
-        report.json() + "\n"
-    } else {
-        report.text()
     })
 }
 

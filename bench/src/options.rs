@@ -3,6 +3,7 @@
 use crate::groups::GroupOptions;
 use clap::Parser;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Load for any Kafka-compatible broker, and the latency of its acknowledgements.
 ///
@@ -74,6 +75,12 @@ pub struct Options {
     /// Seconds that count.
     #[arg(long, default_value_t = 15)]
     pub seconds: u64,
+    /// How often all of it is done, warm-up included; more than one are summed up by median, least and most.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub rounds: u64,
+    /// A directory for what was measured: run.json, a .hgrm file for each histogram, and report.html.
+    #[arg(long)]
+    pub results: Option<PathBuf>,
     /// Process id of the broker, if it runs here: then its CPU time and memory are reported.
     #[arg(long)]
     pub broker_pid: Option<u32>,

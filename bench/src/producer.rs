@@ -29,6 +29,8 @@ pub struct Produced {
     pub bytes: u64,
     /// Requests answered.
     pub requests: u64,
+    /// Records acknowledged in each second.
+    pub by_second: Vec<u64>,
 }
 
 impl Produced {
@@ -40,6 +42,7 @@ impl Produced {
             records: 0,
             bytes: 0,
             requests: 0,
+            by_second: Vec::new(),
         }
     }
 
@@ -51,6 +54,16 @@ impl Produced {
         self.records += other.records;
         self.bytes += other.bytes;
         self.requests += other.requests;
+        for (second, records) in other.by_second.iter().enumerate() {
+            self.count_in(second, *records);
+        }
+    }
+
+    fn count_in(&mut self, second: usize, records: u64) {
+        if self.by_second.len() <= second {
+            self.by_second.resize(second + 1, 0);
+        }
+        self.by_second[second] += records;
     }
 }
 
@@ -223,9 +236,10 @@ fn take_answers(
         }
         let _ = give_back.send(()); // At the end nobody takes it any more.
         let now = clock.now_ns();
-        if !clock.counts(now) {
+        let Some(second) = clock.second_of(now) else {
             continue;
-        }
+        };
+        produced.count_in(second, sent.due_ns.len() as u64);
         produced.requests += 1;
         produced.records += sent.due_ns.len() as u64;
         produced.bytes += sent.due_ns.len() as u64 * record_bytes;

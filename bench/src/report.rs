@@ -4,6 +4,7 @@ use crate::consumer::Consumed;
 use crate::options::Options;
 use crate::process::Sample;
 use crate::producer::Produced;
+use crate::rounds::{drift, DRIFT_MAX};
 use hdrhistogram::Histogram;
 use std::fmt::Write;
 use std::time::Duration;
@@ -103,11 +104,27 @@ impl Report<'_> {
         if let Some(cores) = cores_busy(self.own, self.measured) {
             let _ = writeln!(out, "load          {cores:.2} cores busy");
         }
+        if let Some(drift) = drift(&self.produced.by_second).filter(|drift| drift.abs() > DRIFT_MAX) {
+            let _ = writeln!(
+                out,
+                "not steady    the second half acknowledged {:+.0}% more than the first",
+                drift * 100.0
+            );
+        }
         out
     }
 
-    /// The report as one line of JSON; times in milliseconds.
-    pub fn json(&self) -> String {
+    /// The histograms and their names in files.
+    pub fn histograms(&self) -> [(&'static str, &Histogram<u64>); 3] {
+        [
+            ("publish", &self.produced.latency),
+            ("schedule_delay", &self.produced.delay),
+            ("end_to_end", &self.consumed.end_to_end),
+        ]
+    }
+
+    /// All figures and their names; times in milliseconds.
+    pub fn figures(&self) -> Vec<(String, f64)> {
         let mut fields = vec![
             ("rate".to_string(), self.options.rate as f64),
             ("record_bytes".to_string(), self.options.record_bytes as f64),
@@ -127,12 +144,8 @@ impl Report<'_> {
                 per_second(self.consumed.records, self.measured),
             ),
         ];
-        let histograms = [
-            ("publish", &self.produced.latency),
-            ("schedule_delay", &self.produced.delay),
-            ("end_to_end", &self.consumed.end_to_end),
-        ];
-        for (name, histogram) in histograms {
+        fields.extend(drift(&self.produced.by_second).map(|drift| ("drift".to_string(), drift)));
+        for (name, histogram) in self.histograms() {
             for (percentile, value) in percentiles(histogram) {
                 fields.push((format!("{name}_{percentile}_ms"), value));
             }
@@ -147,7 +160,13 @@ impl Report<'_> {
                 .map(|(_, after)| ("broker_resident_bytes".to_string(), after.resident_bytes as f64)),
         );
         fields.extend(cpu(self.own).map(|seconds| ("load_cpu_s".to_string(), seconds)));
-        let fields: Vec<String> = fields
+        fields
+    }
+
+    /// The figures as one line of JSON.
+    pub fn json(&self) -> String {
+        let fields: Vec<String> = self
+            .figures()
             .into_iter()
             .map(|(name, value)| format!("\"{name}\":{value:.3}"))
             .collect();

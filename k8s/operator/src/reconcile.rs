@@ -119,20 +119,17 @@ async fn carry_out(
     }
     let name = desired::name(cluster);
     let sets = Api::<StatefulSet>::namespaced(context.client.clone(), &namespace);
-    match desired.replicas {
-        Some(replicas) => {
-            remove_autoscaler(cluster, &namespace, &context.client).await?;
-            let patch = json!({
-                "apiVersion": "apps/v1", "kind": "StatefulSet",
-                "metadata": {"name": name}, "spec": {"replicas": replicas},
-            });
-            let parameters = PatchParams::apply(REPLICAS_MANAGER).force();
-            sets.patch(&name, &parameters, &Patch::Apply(patch))
-                .await
-                .map_err(doing("set the number of brokers"))?;
-        }
-        // The autoscaler's.
-        None => {}
+    // None: they are the autoscaler's.
+    if let Some(replicas) = desired.replicas {
+        remove_autoscaler(cluster, &namespace, &context.client).await?;
+        let patch = json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": {"name": name}, "spec": {"replicas": replicas},
+        });
+        let parameters = PatchParams::apply(REPLICAS_MANAGER).force();
+        sets.patch(&name, &parameters, &Patch::Apply(patch))
+            .await
+            .map_err(doing("set the number of brokers"))?;
     }
     sets.get_opt(&name).await.map_err(doing("get the StatefulSet"))
 }

@@ -83,7 +83,7 @@ fn condition(
 ) -> Condition {
     let status = if holds { "True" } else { "False" };
     let before = cluster.status.iter().flat_map(|status| &status.conditions);
-    let since = before
+    let mut since = before
         .filter(|before| before.type_ == kind && before.status == status)
         .map(|before| before.last_transition_time.clone());
     Condition {
@@ -92,6 +92,6 @@ fn condition(
         reason,
         message,
         observed_generation: cluster.metadata.generation,
-        last_transition_time: since.last().unwrap_or_else(|| now.clone()),
+        last_transition_time: since.next().unwrap_or_else(|| now.clone()),
     }
 }
