@@ -175,6 +175,7 @@ impl<'a> Member<'a> {
                 Ok(()) => {}
                 Err(Trouble::Membership) => {
                     self.held.clear();
+                    self.assigned.clear();
                     self.id.clear();
                     self.epoch = 0;
                 }
