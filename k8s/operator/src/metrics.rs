@@ -58,13 +58,16 @@ impl Metrics {
     }
 }
 
-/// Answers on `listener`, one connection after the other, for ever.
+/// Answers on `listener` for ever; nobody waits for a peer that says nothing.
 pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                let metrics = metrics.clone();
                 // Somebody who went away needs no answer.
-                let _ = tokio::time::timeout(PATIENCE, respond(stream, &metrics)).await;
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(PATIENCE, respond(stream, &metrics)).await;
+                });
             }
             // Out of descriptors, perhaps: not at full speed.
             Err(error) => {
