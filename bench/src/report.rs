@@ -107,8 +107,9 @@ impl Report<'_> {
         if let Some(drift) = drift(&self.produced.by_second).filter(|drift| drift.abs() > DRIFT_MAX) {
             let _ = writeln!(
                 out,
-                "not steady    the second half acknowledged {:+.0}% more than the first",
-                drift * 100.0
+                "not steady    the second half acknowledged {:.0}% {} than the first",
+                drift.abs() * 100.0,
+                if drift > 0.0 { "more" } else { "less" }
             );
         }
         out

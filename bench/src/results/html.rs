@@ -8,6 +8,8 @@ use std::fmt::Write;
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 80.0;
+/// Room for the half of the last label that is beyond its tick.
+const RIGHT: f64 = 40.0;
 const BOTTOM: f64 = 40.0;
 const TOP: f64 = 12.0;
 const COLOURS: [&str; 6] = ["#0b65c2", "#c2410b", "#15803d", "#7e22ce", "#a16207", "#0e7490"];
@@ -105,7 +107,7 @@ fn latency_chart(curves: &[Vec<(f64, f64)>]) -> String {
     let values = || curves.iter().flatten().map(|(_, ms)| ms.max(0.001).log10());
     let low = values().fold(f64::INFINITY, f64::min).floor();
     let high = values().fold(f64::NEG_INFINITY, f64::max).ceil().max(low + 1.0);
-    let x = |quantile: f64| LEFT + (WIDTH - LEFT - 20.0) * -(1.0 - quantile).log10() / 5.0;
+    let x = |quantile: f64| LEFT + (WIDTH - LEFT - RIGHT) * -(1.0 - quantile).log10() / 5.0;
     let y = |ms: f64| down((ms.max(0.001).log10() - low) / (high - low));
     let mut body = String::new();
     for power in low as i32..=high as i32 {
@@ -121,9 +123,9 @@ fn latency_chart(curves: &[Vec<(f64, f64)>]) -> String {
 }
 
 fn time_chart(rounds: &[Vec<u64>]) -> String {
-    let most = rounds.iter().flatten().copied().max().unwrap_or(0).max(1) as f64;
+    let most = 4.0 * step_above(rounds.iter().flatten().copied().max().unwrap_or(0).max(4) as f64 / 4.0);
     let last = rounds.iter().map(Vec::len).max().unwrap_or(0).saturating_sub(1).max(1);
-    let x = |second: usize| LEFT + (WIDTH - LEFT - 20.0) * second as f64 / last as f64;
+    let x = |second: usize| LEFT + (WIDTH - LEFT - RIGHT) * second as f64 / last as f64;
     let mut body = String::new();
     for quarter in 0..=4 {
         let part = f64::from(quarter) / 4.0;
@@ -140,6 +142,13 @@ fn time_chart(rounds: &[Vec<u64>]) -> String {
         );
     }
     svg(&body)
+}
+
+/// The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is not smaller: what people count in.
+fn step_above(value: f64) -> f64 {
+    let power = 10f64.powf(value.log10().floor());
+    let steps = [1.0, 2.0, 2.5, 5.0].map(|step| step * power);
+    steps.into_iter().find(|step| *step >= value).unwrap_or(10.0 * power)
 }
 
 /// The height of a part of the axis, from the top.
@@ -188,6 +197,14 @@ mod tests {
         let curve = curve(&histogram);
         assert!(curve.windows(2).all(|two| two[0].1 <= two[1].1));
         assert!((curve[50].0 - 0.999).abs() < 1e-9);
+    }
+
+    #[test]
+    fn an_axis_is_counted_in_round_steps() {
+        assert_eq!(
+            [1.0, 3.0, 24.0, 26.0, 990.0].map(step_above),
+            [1.0, 5.0, 25.0, 50.0, 1_000.0]
+        );
     }
 
     #[test]
