@@ -2,8 +2,9 @@
 """How long do clients with their defaults wait when a broker is killed, and when brokers are restarted one by one?
 
 ci/failover.py, from the top of the repository, after `make compat` has installed its clients. It starts `make cluster` with a
-lease of LEASE_MS (3000), and puts Java's kafka-producer-perf-test and a librdkafka producer and consumer on it, both with
-their defaults. Prints what each saw; asserts nothing.
+lease of LEASE_MS (3000), and puts Java's kafka-producer-perf-test and kafka-console-consumer and a librdkafka producer and
+consumer on it, all with their defaults. A consumer's pause is the longest time that it got nothing from one partition, to
+which records are sent all the time. Prints what each saw; asserts nothing.
 """
 
 import json
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 LEASE_MS = int(os.environ.get("LEASE_MS", "3000"))
@@ -19,11 +21,12 @@ CACHE = ".cache/compat"
 BOOTSTRAP = "127.0.0.1:9092,127.0.0.1:9192,127.0.0.1:9292"
 RATE = 500
 BROKERS = 3
+PARTITIONS = 12
 
 CLIENT = r"""
 import json, sys, threading, time
 from confluent_kafka import Consumer, Producer
-bootstrap, topic, seconds, rate = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+bootstrap, topic, seconds, rate, partitions = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
 latencies, failed = [], []
 def delivered(sent):
     def done(error, message):
@@ -34,15 +37,16 @@ gaps, stop = [], threading.Event()
 def consume():
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": topic, "auto.offset.reset": "earliest"})
     consumer.subscribe([topic])
-    last = None
+    last = {}
     while not stop.is_set():
         message = consumer.poll(0.05)
         if message is None or message.error():
             continue
         now = time.monotonic()
-        if last is not None:
-            gaps.append(now - last)
-        last = now
+        partition = message.partition()
+        if partition in last:
+            gaps.append(now - last[partition])
+        last[partition] = now
     consumer.close()
 thread = threading.Thread(target=consume)
 thread.start()
@@ -50,7 +54,7 @@ began = time.monotonic()
 sent = 0
 while time.monotonic() - began < seconds:
     while sent < (time.monotonic() - began) * rate:
-        producer.produce(topic, b"x" * 100, callback=delivered(time.monotonic()))
+        producer.produce(topic, b"x" * 100, partition=sent % partitions, callback=delivered(time.monotonic()))
         sent += 1
     producer.poll(0.005)
 producer.flush(60)
@@ -106,26 +110,52 @@ def restart(directory, broker, by):
 
 
 def java(tool, *arguments):
-    classes = {"topics": "org.apache.kafka.tools.TopicCommand", "perf": "org.apache.kafka.tools.ProducerPerformance"}
+    classes = {
+        "topics": "org.apache.kafka.tools.TopicCommand",
+        "perf": "org.apache.kafka.tools.ProducerPerformance",
+        "consumer": "org.apache.kafka.tools.consumer.ConsoleConsumer",
+    }
     quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"
     return ["java", quiet, "-cp", f"{CACHE}/java/kafka/*", classes[tool], "--bootstrap-server", BOOTSTRAP, *arguments]
 
 
+def longest_pause(lines, pauses):
+    """The longest time, in seconds, between two records of one partition, as kafka-console-consumer prints them."""
+    last = {}
+    for line in lines:
+        partition, now = line.split("\t", 1)[0], time.monotonic()
+        if partition in last:
+            pauses.append(now - last[partition])
+        last[partition] = now
+
+
 def measure(directory, name, topic, seconds, act, started):
-    subprocess.run(java("topics", "--create", "--topic", topic, "--partitions", "12"), check=True, capture_output=True)
+    subprocess.run(java("topics", "--create", "--topic", topic, "--partitions", str(PARTITIONS)), check=True, capture_output=True)
     perf = ["--topic", topic, "--num-records", str(int(RATE * seconds)), "--record-size", "100", "--throughput", str(RATE)]
     python = subprocess.Popen(
-        [f"{CACHE}/confluent/bin/python", "-c", CLIENT, BOOTSTRAP, topic, str(seconds), str(RATE)],
+        [f"{CACHE}/confluent/bin/python", "-c", CLIENT, BOOTSTRAP, topic, str(seconds), str(RATE), str(PARTITIONS)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # librdkafka tells of each connection that it loses, as it should.
         text=True,
     )
+    printing = ["--topic", topic, "--from-beginning", "--formatter-property", "print.partition=true"]
+    consumer = subprocess.Popen(
+        java("consumer", *printing), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    pauses: list[float] = []
+    reader = threading.Thread(target=longest_pause, args=(consumer.stdout, pauses))
+    reader.start()
     producer = subprocess.Popen(java("perf", *perf), stdout=subprocess.PIPE, text=True)
     time.sleep(6)
     act(directory, started)
     last = producer.communicate(timeout=seconds + 90)[0].strip().splitlines()[-1]
+    librdkafka = json.loads(python.communicate(timeout=seconds + 90)[0])
+    consumer.terminate()
+    consumer.wait()
+    reader.join()
     print(f"{name}: Java producer: {last}")
-    print(f"{name}: librdkafka: {json.loads(python.communicate(timeout=seconds + 90)[0])}", flush=True)
+    print(f"{name}: Java consumer: {len(pauses)} records, longest pause of a partition {max(pauses) * 1000:.0f} ms")
+    print(f"{name}: librdkafka: {librdkafka}", flush=True)
 
 
 def kill_one(directory, started):
@@ -143,7 +173,7 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         cluster = start_cluster(directory)
         try:
-            print(f"lease {LEASE_MS} ms, {RATE} records/s of 100 bytes from each producer, 12 partitions, {BROKERS} brokers")
+            print(f"lease {LEASE_MS} ms, {RATE} records/s of 100 bytes from each producer, {PARTITIONS} partitions, {BROKERS} brokers")
             measure(directory, "nothing happens", "calm", 15, lambda *_: None, started)
             measure(directory, "SIGKILL of one", "killed", 25 + 2 * LEASE_MS / 1000, kill_one, started)
             measure(directory, "rolling restart by SIGTERM", "rolled", 40, roll_all, started)
