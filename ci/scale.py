@@ -4,7 +4,7 @@
 ci/scale.py [PARTITIONS...], from the top of the repository after `make build` (default: 10 10000). For each number of
 partitions it starts etcd, an S3 server and a broker with two shards, loads all partitions at RATE records of 1 KiB a second,
 and counts what the S3 server was asked for, by prefix of the key. SEGMENT_MS is compressed, so that SECONDS hold as many rolls as
-SECONDS / (SEGMENT_MS / 3600000) hours. Then it kills the broker and starts it again. Prints figures; asserts nothing.
+SECONDS / (SEGMENT_MS / 3600000) hours; SMALL_MS is how long small partitions wait, six times as long. Then it kills the broker and starts it again. Prints figures; asserts nothing.
 """
 
 import json
@@ -20,6 +20,7 @@ BIN = os.path.join(os.environ.get("CARGO_TARGET_DIR", "target"), "release")
 RATE = int(os.environ.get("RATE", "2000"))
 SECONDS = int(os.environ.get("SECONDS", "120"))
 SEGMENT_MS = int(os.environ.get("SEGMENT_MS", "60000"))
+SMALL_MS = int(os.environ.get("SMALL_MS", str(6 * SEGMENT_MS)))
 S3, KAFKA, HTTP, ETCD = 19000, 19092, 19093, 19379
 
 
@@ -92,6 +93,7 @@ class Parts:
         broker = self.start(
             "broker", f"{BIN}/kafscale-broker", "--broker-id", "1", "--broker-addr", f"127.0.0.1:{KAFKA}",
             "--metrics-addr", f"127.0.0.1:{HTTP}", "--shards", "2", "--segment-ms", str(SEGMENT_MS),
+            "--segment-small-ms", str(SMALL_MS),
             "--s3-bucket", "records", "--s3-endpoint", f"http://127.0.0.1:{S3}", "--s3-access-key", "test",
             "--s3-secret-key", "secret", "--etcd-endpoints", f"http://127.0.0.1:{ETCD}",
         )  # fmt: skip
@@ -104,25 +106,49 @@ class Parts:
             process.wait()
 
 
-def bench(partitions, seconds, rate):
-    words = [
+def watch(broker, load, every):
+    """What the broker has in memory and in its write-ahead log while a load runs, every so many seconds."""
+    began = time.monotonic()
+    while load.poll() is None:
+        time.sleep(min(every, max(1, every - (time.monotonic() - began) % every)))
+        now = metrics()
+        print(
+            f"{time.monotonic() - began:6.0f} s: {resident_mib(broker):.0f} MiB, {now['kafscale_wal_live_objects']:.0f} live objects, "
+            f"{now['kafscale_wal_live_runs']:.0f} runs, {now['kafscale_object_store_requests_total put']:.0f} puts",
+            flush=True,
+        )
+
+
+def words_of(partitions, seconds, rate):
+    return [
         f"{BIN}/kafscale-bench", "--bootstrap", f"127.0.0.1:{KAFKA}", "--topic", f"p{partitions}", "--partitions", str(partitions),
         "--rate", str(rate), "--seconds", str(seconds), "--warmup-s", "5", "--producers", "2", "--consumers", "0", "--json",
     ]  # fmt: skip
-    done = subprocess.run(words, capture_output=True, text=True, timeout=seconds + 120)
+
+
+def bench(partitions, seconds, rate):
+    done = subprocess.run(words_of(partitions, seconds, rate), capture_output=True, text=True, timeout=seconds + 120)
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout)
 
 
+def owned(topic):
+    """How many partitions have a leader, as kcat sees it."""
+    listed = subprocess.run(
+        ["kcat", "-b", f"127.0.0.1:{KAFKA}", "-L", "-J", "-t", topic], capture_output=True, text=True, timeout=60, check=True
+    )
+    return sum(partition["leader"] >= 0 for partition in json.loads(listed.stdout)["topics"][0]["partitions"])
+
+
 def objects(directory):
     """Objects in the bucket by what they are."""
     found = {}
-    for place, _, names in os.walk(f"{directory}/s3"):
-        for name in names:
-            kind = os.path.relpath(place, f"{directory}/s3").split("/")[1:3] + [os.path.splitext(name)[1]]
-            kind = "/".join(part for part in kind if not part.isdigit())
-            found[kind] = found.get(kind, 0) + 1
+    for name in os.listdir(f"{directory}/s3/records"):
+        with open(f"{directory}/s3/records/{name}", "rb") as file:
+            key = json.loads(file.readline())["key"]
+        kind = f"{key.split('/')[1]} {'merged' if '/merged-' in key else key.rsplit('.', 1)[-1]}"
+        found[kind] = found.get(kind, 0) + 1
     return found
 
 
@@ -135,7 +161,9 @@ def measure(partitions):
             print(f"== {partitions} partitions; an empty broker is ready after {ready:.2f} s, {resident_mib(broker):.0f} MiB")
             bench(partitions, 5, RATE)  # Creates the topic, and fills every partition.
             before, began = metrics(), time.monotonic()
-            result = bench(partitions, SECONDS, RATE)
+            load = subprocess.Popen(words_of(partitions, SECONDS, RATE), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            watch(broker, load, 60)
+            result = json.loads(load.communicate()[0])
             after, took = metrics(), time.monotonic() - began
             puts = {name: (after[name] - before.get(name, 0)) / took for name in after if name.startswith("kafscale_object_store_requests_total")}
             print(json.dumps(result))
@@ -148,9 +176,7 @@ def measure(partitions):
             broker.wait()
             broker, ready = parts.broker()
             print(f"killed and started again: ready after {ready:.2f} s, {resident_mib(broker):.0f} MiB")
-            began = time.monotonic()
-            bench(partitions, 1, 100)
-            print(f"and served produce to all within {time.monotonic() - began - 6:.2f} s more")
+            print(f"it leads {owned(f'p{partitions}')} of them then")
             print(objects(directory))
         finally:
             parts.end()

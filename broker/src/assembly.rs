@@ -41,8 +41,14 @@ const OTHER_SHARDS_MAX: Duration = Duration::from_secs(10);
 /// Times and sizes that nobody has to set. The simulator makes them small, so that what is rare comes often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
+    /// Partitions that a shard claims in one transaction; etcd takes 128 operations by default.
+    pub claim_batch: usize,
     /// Live slots of a stream above which they are merged (DESIGN: the unrolled part has a budget).
     pub live_slots_max: usize,
+    /// Runs of a stream's live objects above which partitions are rolled: each is some 200 bytes in memory.
+    pub live_runs_max: u64,
+    /// Bytes that one merge holds in memory.
+    pub merge_bytes_max: u64,
     /// How often a shard looks for something to roll, merge, trim or delete.
     pub housekeeping_interval: Duration,
     /// How often what nothing refers to any more is deleted.
@@ -56,7 +62,10 @@ pub struct Tuning {
 impl Default for Tuning {
     fn default() -> Self {
         Tuning {
+            claim_batch: 60,
             live_slots_max: 1000,
+            live_runs_max: 400_000,
+            merge_bytes_max: 256 << 20,
             housekeeping_interval: Duration::from_millis(250),
             reconcile_interval: Duration::from_secs(10),
             delete_grace: Duration::from_secs(60),
@@ -361,7 +370,11 @@ impl Assembly {
             read_ahead_blocks: settings.readahead_segments as u64,
             producer_expiration_ms: settings.producer_id_expiration_ms,
             housekeeping_interval: tuning.housekeeping_interval,
+            claim_batch: tuning.claim_batch,
             live_slots_max: tuning.live_slots_max,
+            live_runs_max: tuning.live_runs_max,
+            merge_bytes_max: tuning.merge_bytes_max,
+            segment_small_ms: settings.segment_small_ms as i64,
             delete_grace: tuning.delete_grace,
             put_give_up: tuning.put_give_up,
             topic_defaults: self.topic_defaults.clone(),

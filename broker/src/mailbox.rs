@@ -281,6 +281,8 @@ pub struct ShardStats {
     pub memory_bytes: usize,
     /// Slots of the open stream that still hold unrolled records.
     pub live_objects: usize,
+    /// Runs of unrolled records in them.
+    pub live_runs: u64,
     /// Puts on their way.
     pub puts_in_flight: usize,
 }

@@ -283,6 +283,7 @@ fn add_partitions(shard: &Shard, into: &mut Snapshot) {
     let of_shard = || vec![("shard", stats.shard.to_string())];
     into.gauge(&families::TAIL_MEMORY_BYTES, of_shard(), stats.memory_bytes as f64);
     into.gauge(&families::LIVE_OBJECTS, of_shard(), stats.live_objects as f64);
+    into.gauge(&families::LIVE_RUNS, of_shard(), stats.live_runs as f64);
     into.gauge(&families::PUTS_IN_FLIGHT, of_shard(), stats.puts_in_flight as f64);
     for partition in &stats.partitions {
         let labels = || {

@@ -72,6 +72,8 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Age at which a segment is sealed.
     pub segment_ms: u64,
+    /// Age at which a small segment is sealed.
+    pub segment_small_ms: u64,
     /// Read cache of all shards together.
     pub cache_bytes: usize,
     /// Recent records kept in memory by all shards together.
@@ -268,6 +270,7 @@ fn settings(values: &Values, host: &Host, mistakes: &mut Vec<String>) -> Setting
         flush_pipeline: values.number("flush_pipeline"),
         segment_bytes: values.number("segment_bytes"),
         segment_ms: values.number("segment_ms"),
+        segment_small_ms: values.number("segment_small_ms"),
         cache_bytes: values.number("cache_bytes"),
         tail_memory_bytes: values.number("tail_memory_bytes"),
         readahead_segments: values.number("readahead_segments"),

@@ -184,7 +184,8 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
         "segment.ms",
         "3600000",
         Kind::Number { min: 1, max: MAX },
-        "Age at which waiting records are rolled into a segment, however few.",
+        "Age at which waiting records are rolled into a segment: however few if the topic sets it, else as the broker's \
+         `segment_small_ms` says.",
     ),
     setting(
         "unclean.leader.election.enable",
@@ -240,6 +241,8 @@ pub struct TopicConfig {
     pub segment_bytes: u64,
     /// `segment.ms`.
     pub segment_ms: i64,
+    /// The topic sets `segment.ms` itself.
+    pub segment_ms_is_own: bool,
     /// `cleanup.policy` names compact: keep everything.
     pub keep_everything: bool,
 }
@@ -286,6 +289,7 @@ impl TopicConfig {
             retention_bytes: limit(number("retention.bytes")).map(|bytes| bytes as u64),
             segment_bytes: number("segment.bytes") as u64,
             segment_ms: number("segment.ms"),
+            segment_ms_is_own: set.contains_key("segment.ms"),
             keep_everything: word("cleanup.policy")
                 .split(',')
                 .any(|policy| policy.trim() == "compact"),

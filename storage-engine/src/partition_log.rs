@@ -9,7 +9,7 @@
 //! flight* in a write-ahead slot, then *committed* when every slot up to its own is durable. Only committed records
 //! can be read.
 
-use crate::producer_state::{ProducerChange, ProducerState};
+use crate::producer_state::{self, ProducerChange, ProducerState};
 use crate::wal::{Run, StreamId};
 use bytes::Bytes;
 use kafscale_codec::record_batch::BatchHeader;
@@ -483,7 +483,7 @@ impl PartitionLog {
             since_ms: first.since_ms,
             location,
             batches,
-            producers: old.into_iter().flat_map(|run| run.producers).collect(),
+            producers: producer_state::compact(old.into_iter().flat_map(|run| run.producers).collect()),
         };
         self.tail.insert(from, merged);
     }

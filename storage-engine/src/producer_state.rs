@@ -84,6 +84,38 @@ pub struct ProducerState {
     forgotten: Option<i64>,
 }
 
+/// Leaves out of changes, in offset order, what no later state depends on: of each producer the first in its latest epoch
+/// and its last [`BATCHES_PER_PRODUCER`] stay, so their number does not grow with that of the batches.
+pub fn compact(changes: Vec<ProducerChange>) -> Vec<ProducerChange> {
+    if changes.len() <= BATCHES_PER_PRODUCER + 1 {
+        return changes;
+    }
+    // By producer: its latest epoch, and how many changes it has in it.
+    let mut latest: BTreeMap<i64, (i16, usize)> = BTreeMap::new();
+    for change in &changes {
+        let (epoch, count) = latest.entry(change.producer_id).or_insert((change.producer_epoch, 0));
+        if *epoch != change.producer_epoch {
+            (*epoch, *count) = (change.producer_epoch, 0);
+        }
+        *count += 1;
+    }
+    let mut seen: BTreeMap<i64, usize> = BTreeMap::new();
+    let mut kept = changes;
+    kept.retain(|change| {
+        let Some((epoch, count)) = latest.get(&change.producer_id) else {
+            return true;
+        };
+        if *epoch != change.producer_epoch {
+            return false;
+        }
+        let at = seen.entry(change.producer_id).or_insert(0);
+        *at += 1;
+        *at == 1 || *at + BATCHES_PER_PRODUCER > *count
+    });
+    kept.shrink_to_fit();
+    kept
+}
+
 /// Why bytes are not a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no snapshot of producer state: {0}")]
@@ -367,5 +399,51 @@ mod tests {
         assert_eq!(state.len(), 1);
         state.expire(101);
         assert!(state.is_empty());
+    }
+
+    #[test]
+    fn compacted_changes_lead_to_the_same_state_wherever_they_are_cut() {
+        let mut random = 7u64;
+        let mut next = |below: u64| {
+            random = random
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            (random >> 33) % below
+        };
+        for _ in 0..300 {
+            let mut producers = [(0i16, 0i32); 3];
+            let mut changes = Vec::new();
+            for offset in 0..next(60) as i64 {
+                let id = next(3) as usize;
+                let (epoch, sequence) = &mut producers[id];
+                if next(20) == 0 {
+                    (*epoch, *sequence) = (*epoch + 1, 0);
+                }
+                changes.push(ProducerChange {
+                    producer_id: id as i64,
+                    producer_epoch: *epoch,
+                    base_sequence: *sequence,
+                    last_sequence: *sequence,
+                    base_offset: offset,
+                    last_offset: offset,
+                    timestamp: offset,
+                });
+                *sequence += 1;
+            }
+            let state = |changes: &[ProducerChange], from: ProducerState| {
+                let mut state = from;
+                changes.iter().for_each(|change| state.apply(change));
+                state
+            };
+            let all = state(&changes, ProducerState::default());
+            let few = compact(changes.clone());
+            assert!(few.len() <= 3 * (BATCHES_PER_PRODUCER + 1));
+            // A snapshot may be taken between any two of them, and what comes after is applied to it.
+            for cut in 0..=few.len() {
+                let snapshot = state(&few[..cut], ProducerState::default());
+                let snapshot = ProducerState::decode(&snapshot.encode()).unwrap();
+                assert_eq!(state(&few[cut..], snapshot), all);
+            }
+        }
     }
 }

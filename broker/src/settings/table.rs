@@ -203,7 +203,11 @@ pub const TABLE: &[Spec] = &[
     spec("segment_bytes", "KAFSCALE_SEGMENT_BYTES", bytes(1 << 14, 1 << 30), Some("134217728"),
         "A partition's records become a segment when there are this many bytes of them."),
     spec("segment_ms", "KAFSCALE_SEGMENT_MS", number(1000, MAX, "ms"), Some("3600000"),
-        "A partition's records become a segment after this long, however few they are."),
+        "A partition's records become a segment after this long."),
+    spec("segment_small_ms", "KAFSCALE_SEGMENT_SMALL_MS", number(0, MAX, "ms"), Some("21600000"),
+        "Unless there are less than an eighth of `segment_bytes` of them and the topic does not set `segment.ms` itself: then \
+         after this long, or their retention if that is shorter, because a segment costs a few PUTs however small it is, \
+         and in the write-ahead log many partitions share one ([operations](operations.md)). 0: no exception."),
     spec("cache_bytes", "KAFSCALE_CACHE_BYTES", bytes(0, MAX), Some("134217728"),
         "Memory for what was read back from the store, all shards together."),
     spec("tail_memory_bytes", "KAFSCALE_TAIL_MEMORY_BYTES", bytes(1 << 20, MAX), Some("268435456"),

@@ -95,6 +95,9 @@ impl Shard {
         while self.is_left(key, |log| log.tail_bytes() > 0) {
             self.roll(key).await?;
         }
+        if let Some(partition) = self.state.borrow_mut().partitions.get_mut(&key) {
+            partition.releasing = true;
+        }
         let released = self
             .update_partition(key, |_, record| {
                 record.leader = -1;
@@ -127,6 +130,7 @@ impl Shard {
     fn set_moving(&self, key: PartitionKey, moving: bool) {
         if let Some(partition) = self.state.borrow_mut().partitions.get_mut(&key) {
             partition.moving = moving;
+            partition.releasing = false;
         }
     }
 

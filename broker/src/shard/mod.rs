@@ -9,12 +9,18 @@
 pub mod admin;
 pub mod fetch;
 pub mod flush;
+mod gather;
 mod hand_over;
+mod housekeeping;
 mod leadership;
+mod merge;
 pub mod ownership;
 pub mod produce;
 mod read_ahead;
+mod records;
+mod retention;
 pub mod roll;
+mod roll_policy;
 pub mod segments;
 pub mod status;
 pub mod takeover;
@@ -35,7 +41,7 @@ use kafscale_metastore::keys::{PartitionRecord, StreamRecord};
 use kafscale_metastore::{Metastore, Revision};
 use kafscale_storage_engine::cache::BlockCache;
 use kafscale_storage_engine::object_store::ObjectStore;
-use kafscale_storage_engine::partition_log::{ObjectRef, PartitionKey, PartitionLog};
+use kafscale_storage_engine::partition_log::{Location, ObjectRef, PartitionKey, PartitionLog};
 use kafscale_storage_engine::pending_acks::PendingAcks;
 use kafscale_storage_engine::wal::StreamId;
 use leadership::Questions;
@@ -80,10 +86,18 @@ pub struct ShardConfig {
     pub read_ahead_blocks: u64,
     /// How long an idempotent producer is remembered without a word from it.
     pub producer_expiration_ms: i64,
+    /// Partitions per claiming transaction: each takes a write and at most two compares, and the claimer takes one more.
+    pub claim_batch: usize,
     /// Pause between two looks at what is to be rolled, trimmed, deleted.
     pub housekeeping_interval: Duration,
     /// Live slots of a stream above which they are merged.
     pub live_slots_max: usize,
+    /// Runs in a stream's live objects above which partitions are rolled.
+    pub live_runs_max: u64,
+    /// Bytes that one merge takes.
+    pub merge_bytes_max: u64,
+    /// How long a partition with few unrolled bytes may wait to be rolled, ms.
+    pub segment_small_ms: i64,
     /// How long an object that nothing refers to any more stays, for readers that planned with it.
     pub delete_grace: Duration,
     /// How long a slot's put is retried before the stream is given up.
@@ -177,6 +191,7 @@ struct OpenStream {
 struct LiveObject {
     object: ObjectRef,
     level: u8,
+    /// Its bytes without the runs that are not needed any more.
     bytes: u64,
     runs_left: u32,
 }
@@ -198,6 +213,9 @@ struct Partition {
     retention_checked: Instant,
     /// It is being handed over: nothing is appended any more.
     moving: bool,
+    /// The transaction that releases it is under way: it may be another's before this shard hears of it, so nothing is read
+    /// here any more.
+    releasing: bool,
 }
 
 /// A wake-up that is remembered until it is taken; many make one.
@@ -394,6 +412,7 @@ impl Shard {
                 .collect(),
             memory_bytes: state.memory_bytes,
             live_objects: state.stream.as_ref().map_or(0, |stream| stream.live.len()),
+            live_runs: state.stream.as_ref().map_or(0, OpenStream::live_runs),
             puts_in_flight: state.stream.as_ref().map_or(0, OpenStream::in_flight),
         }
     }
@@ -412,21 +431,18 @@ impl Partition {
     fn is_in_doubt(&self) -> bool {
         !self.doubtful.is_empty()
     }
-
-    /// The record is this from now on. Attempts that are still on their way compare an older revision: they have failed.
-    fn adopt_record(&mut self, record: PartitionRecord, revision: Revision) {
-        self.record = record;
-        self.mod_revision = revision;
-        self.doubtful.clear();
-    }
 }
 
 impl OpenStream {
-    /// As [`Partition::adopt_record`].
+    /// The record is this from now on. Attempts that are still on their way compare an older revision: they have failed.
     fn adopt_record(&mut self, record: StreamRecord, revision: Revision) {
         self.record = record;
         self.mod_revision = revision;
         self.doubtful.clear();
+    }
+
+    fn live_runs(&self) -> u64 {
+        self.live.values().map(|object| u64::from(object.runs_left)).sum()
     }
 
     fn in_flight(&self) -> usize {
@@ -434,13 +450,15 @@ impl OpenStream {
     }
 
     /// One run of an object is needed no more. Objects of other streams are the reconciler's.
-    fn release(&mut self, object: ObjectRef) {
+    fn release(&mut self, location: Location) {
+        let object = location.object;
         if let Some(live) = self
             .live
             .get_mut(&object.first_seq)
             .filter(|live| live.object == object)
         {
             live.runs_left = live.runs_left.saturating_sub(1);
+            live.bytes = live.bytes.saturating_sub(location.length);
         }
     }
 }
@@ -457,7 +475,8 @@ impl State {
 
     /// The partition, if this shard leads it in the epoch that the client believes in.
     fn led(&self, key: PartitionKey, current_leader_epoch: i32) -> Result<&Partition, ErrorCode> {
-        let partition = self.partitions.get(&key).ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
+        let partition = self.partitions.get(&key).filter(|partition| !partition.releasing);
+        let partition = partition.ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
         let epoch = partition.log.leader_epoch();
         if current_leader_epoch >= 0 && current_leader_epoch < epoch {
             return Err(ErrorCode::FENCED_LEADER_EPOCH);

@@ -1,30 +1,36 @@
 //! Which partitions this shard owns: claims them when nobody live does, gives them up when somebody else has.
 
 use super::fetch::wake_all;
+use super::segments::SegmentList;
 use super::takeover::{ClaimError, StreamTail};
 use super::{OpenStream, Partition, PendingProduce, Shard, ShardConfig, State};
 use crate::cluster::image::{preferred_shards, ClusterImage, TopicImage};
 use crate::mailbox::ProduceResult;
 use crate::metrics::Metrics;
 use crate::topic_config::TopicConfig;
+use bytes::Bytes;
 use futures::future::try_join_all;
+use futures::stream::{self, StreamExt};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_metastore::keys::{
-    broker_key, counter_key, partition_key, stream_key, CountRecord, PartitionRecord, StreamRecord, StreamState,
+    broker_key, counter_key, partition_key, stream_key, CountRecord, PartitionRecord, RecordError, StreamRecord,
+    StreamState,
 };
-use kafscale_metastore::{Compare, Op, Revision, Txn};
+use kafscale_metastore::{prefix_end, Compare, Op, Revision, Txn};
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::{Location, PartitionKey, PartitionLog, TailRun};
 use kafscale_storage_engine::producer_state::ProducerState;
 use kafscale_storage_engine::wal::StreamId;
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Partitions per claiming transaction; each takes a write and at most two compares, and the claimer takes one more.
-const CLAIM_BATCH: usize = 60;
+/// Claiming transactions under way at the same time.
+const CLAIMS_AT_ONCE: usize = 4;
+
+/// Records that are read at once.
+const RECORDS_PER_READ: usize = 1000;
 
 /// In a partition's record: nobody appends, so no stream has to be ended. Streams are counted from 1.
 pub(super) const NO_STREAM: u64 = 0;
@@ -32,10 +38,17 @@ pub(super) const NO_STREAM: u64 = 0;
 /// Pause after a claim failed.
 const CLAIM_RETRY: Duration = Duration::from_millis(250);
 
-/// A claim's input: what to own, of which topic.
+/// What to own, of which topic.
 struct Wanted {
     key: PartitionKey,
     topic: Arc<TopicImage>,
+}
+
+/// The same, and its record with its revision, if it has one.
+struct Found {
+    key: PartitionKey,
+    topic: Arc<TopicImage>,
+    record: Option<(PartitionRecord, Revision)>,
 }
 
 impl Shard {
@@ -97,11 +110,28 @@ impl Shard {
             return Ok(());
         }
         let started = self.runtime.now();
+        let stream = self.ensure_stream().await?;
+        let mut free = self.read_partitions(&wanted).await?;
+        free.retain(|found| self.is_free(&image, found.record.as_ref().map(|(record, _)| record)));
+        let streams: BTreeSet<StreamId> = free
+            .iter()
+            .filter_map(|found| found.record.as_ref())
+            .flat_map(|(record, _)| streams_of(record))
+            .filter(|id| *id != stream)
+            .collect();
         let mut tails = HashMap::new();
+        for id in streams {
+            tails.insert(id, self.take_over(id).await?);
+        }
+        let (image, tails) = (&image, &tails);
+        let results: Vec<Result<usize, ClaimError>> = stream::iter(free.chunks(self.config.claim_batch))
+            .map(|batch| self.claim(image, batch, stream, tails))
+            .buffer_unordered(CLAIMS_AT_ONCE)
+            .collect()
+            .await;
         let mut claimed = 0;
-        for batch in wanted.chunks(CLAIM_BATCH) {
-            claimed += self.claim(batch, &mut tails).await?;
-            self.runtime.yield_now().await;
+        for result in results {
+            claimed += result?;
         }
         let took = self.runtime.now() - started;
         log::info!(
@@ -144,55 +174,34 @@ impl Shard {
         wanted
     }
 
-    /// Claims a batch in one transaction; returns how many partitions this shard owns now.
+    /// Claims a batch, free by this picture, in one transaction; returns how many partitions that were.
     async fn claim(
         &self,
-        batch: &[Wanted],
-        tails: &mut HashMap<StreamId, Rc<StreamTail>>,
+        image: &ClusterImage,
+        batch: &[Found],
+        stream: StreamId,
+        tails: &HashMap<StreamId, StreamTail>,
     ) -> Result<usize, ClaimError> {
-        let stream = self.ensure_stream().await?;
-        let records = try_join_all(batch.iter().map(|wanted| self.read_partition(wanted.key))).await?;
-        let image = self.image();
-        let found: Vec<(&Wanted, Option<(PartitionRecord, Revision)>)> = batch
-            .iter()
-            .zip(records)
-            .filter(|(_, found)| self.is_free(&image, found.as_ref().map(|(record, _)| record)))
-            .collect();
-        let streams: BTreeSet<StreamId> = found
-            .iter()
-            .filter_map(|(_, found)| found.as_ref())
-            .flat_map(|(record, _)| streams_of(record))
-            .filter(|id| *id != stream)
-            .collect();
-        for id in streams {
-            if let Entry::Vacant(place) = tails.entry(id) {
-                place.insert(Rc::new(self.take_over(id).await?));
-            }
-        }
-        if found.is_empty() {
-            return Ok(0);
-        }
-        let owners = found.iter().filter_map(|(_, found)| found.as_ref());
+        let owners = batch.iter().filter_map(|found| found.record.as_ref());
         let mut txn = Txn {
-            compares: self.owners_are_gone(&image, owners.map(|(record, _)| record)),
-            ops: Vec::with_capacity(found.len()),
+            compares: self.owners_are_gone(image, owners.map(|(record, _)| record)),
+            ops: Vec::with_capacity(batch.len()),
         };
-        for (wanted, found) in &found {
-            let key = partition_key(wanted.key.topic_id, wanted.key.partition);
-            txn.compares.push(match found {
-                Some((_, revision)) => Compare::ModRevision(key, *revision),
-                None => Compare::Absent(key),
+        for Found { key, record, .. } in batch {
+            let name = partition_key(key.topic_id, key.partition);
+            txn.compares.push(match record {
+                Some((_, revision)) => Compare::ModRevision(name, *revision),
+                None => Compare::Absent(name),
             });
         }
-        let tails = &*tails;
-        let opened = try_join_all(found.into_iter().map(|(wanted, found)| async move {
-            let record = found.map(|(record, _)| record);
-            let (log, record) = self.open_log(wanted.key, record, stream, tails).await?;
-            Ok::<_, ClaimError>((wanted, log, record))
+        let opened = try_join_all(batch.iter().map(|found| async move {
+            let record = found.record.as_ref().map(|(record, _)| record.clone());
+            let (log, record) = self.open_log(found.key, record, stream, tails).await?;
+            Ok::<_, ClaimError>((found, log, record))
         }))
         .await?;
-        txn.ops.extend(opened.iter().map(|(wanted, _, record)| Op::Put {
-            key: partition_key(wanted.key.topic_id, wanted.key.partition),
+        txn.ops.extend(opened.iter().map(|(found, _, record)| Op::Put {
+            key: partition_key(found.key.topic_id, found.key.partition),
             value: record.encode(),
             lease: None,
         }));
@@ -205,16 +214,16 @@ impl Shard {
             return Err(ClaimError::Contended(format!("stream {stream}")));
         }
         let count = opened.len();
-        for (wanted, log, record) in opened {
+        for (found, log, record) in opened {
             let partition = Partition::new(
                 log,
                 record,
                 outcome.revision,
-                &wanted.topic,
+                &found.topic,
                 &self.config.topic_defaults,
                 &self.metrics,
             );
-            state.partitions.insert(wanted.key, partition);
+            state.partitions.insert(found.key, partition);
         }
         Ok(count)
     }
@@ -260,13 +269,52 @@ impl Shard {
             .transpose()
     }
 
+    /// The records of what is wanted, read in ranges: neighbours, of which others may own some, come together.
+    async fn read_partitions(&self, wanted: &[Wanted]) -> Result<Vec<Found>, ClaimError> {
+        let mut keys: Vec<(Bytes, &Wanted)> = wanted
+            .iter()
+            .map(|wanted| (partition_key(wanted.key.topic_id, wanted.key.partition), wanted))
+            .collect();
+        keys.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let mut found = Vec::with_capacity(keys.len());
+        let mut rest = &keys[..];
+        while let Some((first, wanted)) = rest.first() {
+            let topic_id = wanted.key.topic_id;
+            // Within one topic: nobody wants to read those in between.
+            let count = rest.partition_point(|(_, wanted)| wanted.key.topic_id == topic_id);
+            let end = prefix_end(&rest[count - 1].0);
+            let page = self.metastore.range(first, &end, RECORDS_PER_READ).await?;
+            // Whatever lies up to the last key of a page that is not the last one is in it or does not exist.
+            let known = match page.items.last().filter(|_| page.more) {
+                Some(item) => rest.partition_point(|(key, _)| *key <= item.key),
+                None => count,
+            };
+            let mut items = page.items.iter().peekable();
+            for (key, wanted) in &rest[..known] {
+                while items.next_if(|item| item.key < *key).is_some() {}
+                let record = items.next_if(|item| item.key == *key).map(|item| {
+                    let record = PartitionRecord::decode(&item.value)?;
+                    Ok::<_, RecordError>((record, item.mod_revision))
+                });
+                found.push(Found {
+                    key: wanted.key,
+                    topic: wanted.topic.clone(),
+                    record: record.transpose()?,
+                });
+            }
+            rest = &rest[known..];
+            self.runtime.yield_now().await;
+        }
+        Ok(found)
+    }
+
     /// The partition's log as its record and the streams tell, and the record of this claim.
     async fn open_log(
         &self,
         key: PartitionKey,
         found: Option<PartitionRecord>,
         stream: StreamId,
-        tails: &HashMap<StreamId, Rc<StreamTail>>,
+        tails: &HashMap<StreamId, StreamTail>,
     ) -> Result<(PartitionLog, PartitionRecord), ClaimError> {
         let old = found.unwrap_or(PartitionRecord {
             leader: -1,
@@ -284,8 +332,17 @@ impl Shard {
         let since_ms = self.runtime.wall_clock_ms();
         let mut end = old.rolled_offset;
         for id in streams_of(&old) {
-            let runs = tails.get(&id).and_then(|tail| tail.get(&key));
-            for (object, run) in runs
+            let tail_of = match tails.get(&id) {
+                Some(tail_of) => tail_of.get(&key),
+                // Nothing of this shard's open stream is left where it claims: it was rolled before it was given up.
+                None if id == stream => None,
+                None => {
+                    return Err(ClaimError::Inconsistent(format!(
+                        "stream {id} of {key:?} is not sealed"
+                    )))
+                }
+            };
+            for (object, run) in tail_of
                 .into_iter()
                 .flatten()
                 .filter(|(_, run)| run.next_offset > old.rolled_offset)
@@ -444,7 +501,7 @@ impl State {
         };
         self.dirty.retain(|dirty| *dirty != key);
         if let Some(stream) = &mut self.stream {
-            partition.log.tail().for_each(|run| stream.release(run.location.object));
+            partition.log.tail().for_each(|run| stream.release(run.location));
         }
         for pending in self.acks.iter_mut() {
             for (at, result) in &mut pending.results {
@@ -473,6 +530,11 @@ impl Partition {
         defaults: &BTreeMap<String, String>,
         metrics: &Metrics,
     ) -> Self {
+        // Where nothing was ever rolled there is nothing to list.
+        let segments = match log.rolled_offset() {
+            0 => SegmentList::known_empty(),
+            _ => SegmentList::default(),
+        };
         let mut partition = Partition {
             log,
             record,
@@ -483,10 +545,11 @@ impl Partition {
             config: Rc::new(fallback_config()),
             metrics: metrics.topic(&topic.name),
             waiters: Vec::new(),
-            segments: Default::default(),
+            segments,
             hints: VecDeque::new(),
             retention_checked: Duration::ZERO,
             moving: false,
+            releasing: false,
         };
         partition.adopt_topic(topic, defaults);
         partition

@@ -1,86 +1,122 @@
-//! Housekeeping of what is durable: roll the tail into segments, merge and trim write-ahead objects, apply retention.
-//!
-//! One task does all of it in turn, so no two changes of one record are under way at the same time.
+//! Rolling: a partition's oldest committed records leave the write-ahead objects and become a segment.
 
 use super::fetch::damaged;
+use super::gather::Gathered;
+use super::roll_policy::{self, Facts, Limits};
 use super::segments::{given_up, SegmentRef};
 use super::takeover::ClaimError;
-use super::{LiveObject, Shard, State};
-use crate::planted::{self, Bug};
+use super::{OpenStream, Shard};
 use bytes::Bytes;
-use kafscale_codec::error_code::ErrorCode;
+use futures::stream::{self, StreamExt};
 use kafscale_codec::record_batch;
-use kafscale_metastore::keys::{partition_key, stream_key, MergedObject, PartitionRecord, StreamRecord, StreamState};
-use kafscale_metastore::{Compare, MetastoreError, Op, Txn, TxnOutcome};
 use kafscale_storage_engine::object_store::StoreError;
-use kafscale_storage_engine::partition_log::{Location, ObjectRef, PartitionKey, RollPlan, TailRun};
+use kafscale_storage_engine::partition_log::{PartitionKey, RollPlan, TailRun};
 use kafscale_storage_engine::segment::{self, Part, SegmentBuilder, FOOTER_LEN};
-use kafscale_storage_engine::wal::merge::{self, LiveObject as MergeInput};
-use kafscale_storage_engine::wal::{Kind, Run, StreamId, WalBuilder};
-use std::collections::BTreeMap;
-use std::rc::Rc;
-use std::time::Duration;
 
-/// How often a partition's retention is looked at.
-const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+/// Partitions rolled at the same time; each waits for a few requests to the object store.
+const AT_ONCE: usize = 16;
 
-/// A partition with this many unrolled bytes is rolled rather than merged when the stream has too many slots.
-const ROLL_RATHER_THAN_MERGE_BYTES: u64 = 16 << 20;
+/// Bytes of the partitions that are rolled at the same time, unless one alone has more: they are in memory meanwhile.
+const BYTES_AT_ONCE: u64 = 64 << 20;
+
+/// Partitions rolled in one round of housekeeping, so that merging and trimming have their turn.
+const PER_ROUND: usize = 256;
+
+/// Groups of neighbours rolled in one round because the stream has too many runs.
+const GROUPS_OF_TOO_MANY_RUNS: usize = 4;
 
 impl Shard {
-    /// Looks after everything that is due, again and again, until the shard stops.
-    pub(super) async fn housekeeping_loop(self: Rc<Self>) {
-        while !self.stopped.get() {
-            self.runtime.sleep(self.config.housekeeping_interval).await;
-            if self.stopped.get() {
-                break;
+    /// Rolls what is due, several partitions at a time. One that cannot be rolled does not keep the others from it.
+    pub(super) async fn roll_due(&self) {
+        let due = self.due_for_rolling();
+        for group in groups(&due) {
+            for (key, _) in group {
+                // What its record says to be rolled may be gone already.
+                if let Err(error) = self.settle_partition_in_doubt(*key).await {
+                    log::warn!("look how {key:?} stands: {error}; trying again");
+                }
             }
-            if let Err(error) = self.housekeeping().await {
-                log::warn!("housekeeping of shard {}: {error}; trying again", self.config.shard);
-            }
+            let planned = group.iter().filter_map(|(key, _)| self.plan_roll(*key, 0));
+            let runs: Vec<TailRun> = planned.flat_map(|(_, runs, _)| runs).collect();
+            // In one read for all of them, since neighbours lie next to each other in merged objects.
+            let gathered = self.gather(runs.iter()).await.unwrap_or_else(|error| {
+                log::warn!(
+                    "read what {} partitions are rolled from: {error}; each reads for itself",
+                    group.len()
+                );
+                Gathered::default()
+            });
+            drop(runs);
+            let gathered = &gathered;
+            stream::iter(group)
+                .for_each_concurrent(AT_ONCE, |(key, _)| async move {
+                    if let Err(error) = self.roll_from(*key, gathered).await {
+                        log::warn!("roll {key:?}: {error}; trying again");
+                    }
+                })
+                .await;
         }
     }
 
-    /// One round: what was asked for, then roll, merge, trim, expire, delete.
-    pub async fn housekeeping(&self) -> Result<(), ClaimError> {
-        self.apply_deletions().await?;
-        self.hand_over_all().await;
-        for key in self.due_for_rolling() {
-            // One partition that cannot be rolled must not keep the others from it.
-            if let Err(error) = self.roll(key).await {
-                log::warn!("roll {key:?}: {error}; trying again");
-            }
-        }
-        while self.merge_slots().await? {}
-        self.trim().await?;
-        self.apply_retention().await?;
-        self.delete_doomed().await?;
-        Ok(())
-    }
-
-    fn due_for_rolling(&self) -> Vec<PartitionKey> {
+    /// What to roll in this round, with its bytes: the largest first, since their records are likely still in memory and
+    /// their slots are freed for many others; then the others by key, since neighbours are read together.
+    fn due_for_rolling(&self) -> Vec<(PartitionKey, u64)> {
         let now_ms = self.runtime.wall_clock_ms();
         let state = self.state.borrow();
+        let own = state.stream.as_ref().map(|stream| stream.id.0);
         let slots = state.stream.as_ref().map_or(0, |stream| stream.live.len());
-        let crowded = slots > self.config.live_slots_max;
-        let mut due: Vec<(u64, PartitionKey)> = Vec::new();
+        let runs = state.stream.as_ref().map_or(0, OpenStream::live_runs);
+        let limits = Limits {
+            crowded: slots > self.config.live_slots_max,
+            small_ms: self.config.segment_small_ms,
+        };
+        let mut large = Vec::new();
+        let mut old = Vec::new();
+        let mut rest = Vec::new();
         for (key, partition) in &state.partitions {
             let log = &partition.log;
-            let old = log
-                .unrolled_since_ms()
-                .is_some_and(|since| now_ms - since >= partition.config.segment_ms);
-            let large = log.tail_bytes() >= partition.config.segment_bytes;
-            if old || large || (crowded && log.tail_bytes() >= ROLL_RATHER_THAN_MERGE_BYTES) {
-                due.push((log.tail_bytes(), *key));
+            let Some(since_ms) = log.unrolled_since_ms() else {
+                continue;
+            };
+            let facts = Facts {
+                bytes: log.tail_bytes(),
+                age_ms: now_ms - since_ms,
+                // Another's stream stays until nothing of it is needed.
+                inherited: partition.record.tail_streams.iter().any(|id| Some(*id) != own),
+            };
+            match roll_policy::why(facts, &partition.config, limits) {
+                Some(roll_policy::Why::Large) => large.push((facts.bytes, *key)),
+                Some(roll_policy::Why::Old) => old.push((facts.bytes, *key)),
+                None if runs > self.config.live_runs_max => rest.push((facts.bytes, *key)),
+                None => {}
             }
         }
-        // The largest first: their records are likely still in memory, and their slots are freed for many others.
-        due.sort_unstable_by(|a, b| b.cmp(a));
-        due.into_iter().map(|(_, key)| key).collect()
+        old.extend(heaviest(rest));
+        large.sort_unstable_by(|a, b| b.cmp(a));
+        old.sort_unstable_by_key(|(_, key)| *key);
+        let due = large.into_iter().chain(old).take(PER_ROUND);
+        due.map(|(bytes, key)| {
+            let most = state.partitions.get(&key).map_or(bytes, |p| p.config.segment_bytes);
+            (key, bytes.min(most))
+        })
+        .collect()
     }
 
     /// Rolls a partition's oldest committed records into one segment.
     pub async fn roll(&self, key: PartitionKey) -> Result<(), ClaimError> {
+        if !self.settle_partition_in_doubt(key).await? {
+            return Ok(());
+        }
+        let Some((_, runs, _)) = self.plan_roll(key, 0) else {
+            return Ok(());
+        };
+        let gathered = self.gather(runs.iter()).await?;
+        drop(runs);
+        self.roll_from(key, &gathered).await
+    }
+
+    /// Rolls a partition's oldest committed records into one segment; `gathered` holds what is not in memory any more.
+    async fn roll_from(&self, key: PartitionKey, gathered: &Gathered) -> Result<(), ClaimError> {
         let mut least = 0;
         loop {
             let Some((plan, runs, log_start)) = self.plan_roll(key, least) else {
@@ -90,12 +126,8 @@ impl Shard {
                 // All of it was deleted before it was ever rolled: nothing to write.
                 return self.record_roll(key, plan.next_offset, None).await;
             }
-            match self.write_segment(key, &plan, &runs).await? {
-                Written::Until(next_offset, bytes) => {
-                    let segment = SegmentRef {
-                        bytes,
-                        max_timestamp: None,
-                    };
+            match self.write_segment(key, &plan, &runs, gathered).await? {
+                Written::Until(next_offset, segment) => {
                     return self
                         .record_roll(key, next_offset, Some((plan.base_offset, segment)))
                         .await;
@@ -126,10 +158,16 @@ impl Shard {
         Some((plan, runs, partition.log.log_start_offset()))
     }
 
-    async fn write_segment(&self, key: PartitionKey, plan: &RollPlan, runs: &[TailRun]) -> Result<Written, ClaimError> {
+    async fn write_segment(
+        &self,
+        key: PartitionKey,
+        plan: &RollPlan,
+        runs: &[TailRun],
+        gathered: &Gathered,
+    ) -> Result<Written, ClaimError> {
         let mut builder = SegmentBuilder::new(plan.base_offset, self.runtime.wall_clock_ms());
         for run in runs {
-            for batch in self.run_batches(run).await? {
+            for batch in self.run_batches(run, gathered).await? {
                 let header = record_batch::BatchHeader::parse(&batch).map_err(damaged)?;
                 if header.base_offset >= plan.base_offset {
                     builder.push(&header, batch);
@@ -161,54 +199,30 @@ impl Shard {
         self.create_settled(&name(Part::Kfst), vec![segment.kfst.clone()])
             .await?;
         if self.create_settled(&name(Part::Kfs), segment.kfs).await? {
-            return Ok(Written::Until(segment.next_offset, bytes));
+            let max_timestamp = segment::parse_max_timestamp(&segment.kfst).map_err(damaged)?;
+            let segment_ref = SegmentRef {
+                bytes,
+                max_timestamp: Some(max_timestamp),
+            };
+            return Ok(Written::Until(segment.next_offset, segment_ref));
         }
         // An attempt that died, or another owner's: the same records, perhaps fewer or more. It tells where it ends.
         let suffix = self.store.get_suffix(&name(Part::Kfs), FOOTER_LEN as u64).await?;
         let next_offset = segment::parse_footer(&suffix.bytes).map_err(damaged)?;
-        Ok(Written::Until(next_offset, suffix.object_len))
+        let segment_ref = SegmentRef {
+            bytes: suffix.object_len,
+            max_timestamp: None,
+        };
+        Ok(Written::Until(next_offset, segment_ref))
     }
 
     /// Creates an object whose content is settled by its name. `false` if it was there already.
-    async fn create_settled(&self, key: &str, body: Vec<Bytes>) -> Result<bool, StoreError> {
+    pub(super) async fn create_settled(&self, key: &str, body: Vec<Bytes>) -> Result<bool, StoreError> {
         match self.store.create(key, body).await {
             Ok(()) => Ok(true),
             Err(StoreError::Conflict(_)) => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    /// A run's stored batches, from memory or from its object.
-    async fn run_batches(&self, run: &TailRun) -> Result<Vec<Bytes>, StoreError> {
-        if let Some(batches) = &run.batches {
-            return Ok(batches.clone());
-        }
-        let Location {
-            object,
-            position,
-            length,
-        } = run.location;
-        let bytes = self
-            .store
-            .get_range(&self.object_key(object), position..position + length)
-            .await?;
-        if bytes.len() as u64 != length {
-            return Err(StoreError::Refused(format!(
-                "{} is shorter than its footer says",
-                self.object_key(object)
-            )));
-        }
-        let mut batches = Vec::new();
-        let mut at = 0;
-        while at < bytes.len() {
-            let header = record_batch::BatchHeader::parse(&bytes[at..]).map_err(damaged)?;
-            let end = at + header.total_len();
-            let batch = bytes.get(at..end).ok_or_else(|| damaged("it ends early"))?;
-            record_batch::validate(batch).map_err(damaged)?;
-            batches.push(bytes.slice(at..end));
-            at = end;
-        }
-        Ok(batches)
     }
 
     /// Records that segments reach `offset`, and forgets what they hold of the tail.
@@ -218,7 +232,7 @@ impl Shard {
         offset: i64,
         segment: Option<(i64, SegmentRef)>,
     ) -> Result<(), ClaimError> {
-        let (producers, old_snapshot) = {
+        let producers = {
             let now_ms = self.runtime.wall_clock_ms();
             let state = self.state.borrow();
             let Some(partition) = state.partitions.get(&key) else {
@@ -231,13 +245,13 @@ impl Shard {
             }
             let mut producers = partition.log.producers_at(offset);
             producers.expire(now_ms - self.config.producer_expiration_ms);
-            (producers, partition.log.rolled_offset())
+            producers
         };
         self.create_settled(&self.producers_key(key, offset), vec![producers.encode()])
             .await?;
         let updated = self
             .update_partition(key, |partition, record| {
-                record.rolled_offset = offset;
+                record.rolled_offset = record.rolled_offset.max(offset);
                 let left: Vec<u64> = partition
                     .log
                     .tail()
@@ -251,530 +265,81 @@ impl Shard {
             return Ok(());
         }
         let mut state = self.state.borrow_mut();
-        let State { partitions, stream, .. } = &mut *state;
-        let Some(partition) = partitions.get_mut(&key) else {
-            return Ok(());
-        };
-        if let Some((base_offset, segment)) = segment {
+        if let (Some(partition), Some((base_offset, segment))) = (state.partitions.get_mut(&key), segment) {
             partition.segments.rolled(base_offset, segment);
         }
-        for run in partition.log.rolled(offset) {
-            if let Some(open) = stream.as_mut() {
-                open.release(run.location.object);
-            }
-        }
-        if old_snapshot > 0 && old_snapshot < offset {
-            let name = self.producers_key(key, old_snapshot);
-            state.doom(self.runtime.now() + self.config.delete_grace, name);
-        }
         Ok(())
-    }
-
-    /// Changes a partition's record if this shard still owns it. `false`, and the partition given up, if it does not.
-    ///
-    /// While nobody knows whether a change was applied, nothing else is done to the record; the partition is served all
-    /// the same, since whoever takes it over fences this shard's stream.
-    pub(super) async fn update_partition(
-        &self,
-        key: PartitionKey,
-        change: impl FnOnce(&super::Partition, &mut PartitionRecord),
-    ) -> Result<bool, ClaimError> {
-        let in_doubt = |state: &State| state.partitions.get(&key).is_some_and(super::Partition::is_in_doubt);
-        if in_doubt(&self.state.borrow()) && !self.settle_partition(key).await? {
-            return Ok(false);
-        }
-        let (record, mut txn) = {
-            let state = self.state.borrow();
-            let Some(partition) = state.partitions.get(&key) else {
-                return Ok(false);
-            };
-            let mut record = partition.record.clone();
-            change(partition, &mut record);
-            let name = partition_key(key.topic_id, key.partition);
-            let txn = Txn {
-                compares: vec![Compare::ModRevision(name.clone(), partition.mod_revision)],
-                ops: vec![Op::Put {
-                    key: name,
-                    value: record.encode(),
-                    lease: None,
-                }],
-            };
-            (record, txn)
-        };
-        if planted::is(Bug::RollUnfenced) {
-            txn.compares.clear();
-        }
-        let why = match self.metastore.txn(txn).await {
-            Ok(outcome) if outcome.succeeded => {
-                let mut state = self.state.borrow_mut();
-                let Some(partition) = state.partitions.get_mut(&key) else {
-                    return Ok(false);
-                };
-                partition.adopt_record(record, outcome.revision);
-                return Ok(true);
-            }
-            Ok(_) => "it has changed".to_string(),
-            Err(MetastoreError::OutcomeUnknown(why)) => {
-                if let Some(partition) = self.state.borrow_mut().partitions.get_mut(&key) {
-                    partition.doubtful.push(record.clone());
-                }
-                why
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if !self.settle_partition(key).await? {
-            return Ok(false);
-        }
-        let state = self.state.borrow();
-        match state.partitions.get(&key) {
-            Some(partition) if partition.record == record => Ok(true),
-            Some(_) => Err(MetastoreError::OutcomeUnknown(why).into()),
-            None => Ok(false),
-        }
-    }
-
-    /// Looks how a partition's record stands: unchanged, as one of this shard's own attempts left it, or another's. Only
-    /// then it is `false`, and everything is given up: a new claim reads how it stands.
-    async fn settle_partition(&self, key: PartitionKey) -> Result<bool, ClaimError> {
-        let found = self.read_partition(key).await?;
-        let mut state = self.state.borrow_mut();
-        let Some(partition) = state.partitions.get_mut(&key) else {
-            return Ok(false);
-        };
-        match found {
-            Some((_, revision)) if revision == partition.mod_revision => return Ok(true),
-            Some((record, revision)) if partition.doubtful.contains(&record) => {
-                partition.adopt_record(record, revision);
-                return Ok(true);
-            }
-            _ => {}
-        }
-        log::warn!("the record of {key:?} is another's: this shard's stream is given up and claimed anew");
-        state.forget_everything(ErrorCode::NOT_LEADER_OR_FOLLOWER);
-        self.ownership_wake.wake();
-        Ok(false)
-    }
-
-    /// Makes one object of many if the open stream has too many. `true` if it did.
-    async fn merge_slots(&self) -> Result<bool, ClaimError> {
-        let Some((stream, objects, level)) = self.plan_merge() else {
-            return Ok(false);
-        };
-        let (first_seq, last_seq) = (objects[0].object.first_seq, objects[objects.len() - 1].object.last_seq);
-        let runs = self.runs_in(stream, first_seq, last_seq);
-        let nonce = u128::from(self.runtime.random_u64());
-        let mut builder = WalBuilder::new(Kind::Merged, stream, first_seq, last_seq, nonce);
-        for (key, tail) in &runs {
-            let mut batches = Vec::new();
-            for run in tail {
-                batches.extend(self.run_batches(run).await?);
-            }
-            builder.push_run(merged_run(*key, tail), batches);
-            self.runtime.yield_now().await;
-        }
-        let object = builder.finish();
-        let merged = ObjectRef {
-            stream,
-            first_seq,
-            last_seq,
-            merged: true,
-        };
-        let name = self.object_key(merged);
-        let placed = if self.create_settled(&name, object.parts).await? {
-            object.runs
-        } else {
-            // An earlier attempt whose transaction did not come through: it holds at least what is left now.
-            self.read_footer(merged).await?
-        };
-        self.install_merged(merged, level, placed, object.len).await?;
-        Ok(true)
-    }
-
-    fn plan_merge(&self) -> Option<(StreamId, Vec<LiveObject>, u8)> {
-        let state = self.state.borrow();
-        let stream = state.stream.as_ref()?;
-        let live: Vec<&LiveObject> = stream.live.values().collect();
-        let inputs: Vec<MergeInput> = live
-            .iter()
-            .map(|live| MergeInput {
-                first_seq: live.object.first_seq,
-                last_seq: live.object.last_seq,
-                level: live.level,
-                bytes: live.bytes,
-            })
-            .collect();
-        let (range, level) = merge::plan(&inputs, self.config.live_slots_max)?;
-        Some((
-            stream.id,
-            live[range].iter().map(|live| (*live).clone()).collect(),
-            level,
-        ))
-    }
-
-    /// The committed runs of each partition that lie in these slots.
-    fn runs_in(&self, stream: StreamId, first_seq: u64, last_seq: u64) -> BTreeMap<PartitionKey, Vec<TailRun>> {
-        let state = self.state.borrow();
-        let mut runs: BTreeMap<PartitionKey, Vec<TailRun>> = BTreeMap::new();
-        for (key, partition) in &state.partitions {
-            for run in partition.log.tail() {
-                let object = run.location.object;
-                if object.stream == stream && object.first_seq >= first_seq && object.last_seq <= last_seq {
-                    runs.entry(*key).or_default().push(run.clone());
-                }
-            }
-        }
-        runs
-    }
-
-    async fn install_merged(&self, merged: ObjectRef, level: u8, runs: Vec<Run>, bytes: u64) -> Result<(), ClaimError> {
-        let replaced = |object: &MergedObject| object.first >= merged.first_seq && object.last <= merged.last_seq;
-        let updated = self
-            .update_stream(merged.stream, |record| {
-                record.merged.retain(|object| !replaced(object));
-                record.merged.push(MergedObject {
-                    first: merged.first_seq,
-                    last: merged.last_seq,
-                    level,
-                });
-                record.merged.sort_by_key(|object| object.first);
-                record.first_live_seq = record.first_live_seq.max(merged.last_seq + 1);
-            })
-            .await?;
-        if !updated {
-            return Ok(());
-        }
-        let mut state = self.state.borrow_mut();
-        let mut runs_left = 0;
-        for run in runs {
-            let key = PartitionKey {
-                topic_id: run.topic_id,
-                partition: run.partition,
-            };
-            let Some(partition) = state.partitions.get_mut(&key) else {
-                continue;
-            };
-            if run.next_offset <= partition.log.rolled_offset() {
-                continue;
-            }
-            let location = Location {
-                object: merged,
-                position: run.position,
-                length: run.length,
-            };
-            partition.log.relocate(run.base_offset, run.next_offset, location);
-            runs_left += 1;
-        }
-        let Some(stream) = state.stream.as_mut() else {
-            return Ok(());
-        };
-        let gone: Vec<u64> = stream
-            .live
-            .range(merged.first_seq..=merged.last_seq)
-            .map(|(first, _)| *first)
-            .collect();
-        let gone: Vec<ObjectRef> = gone
-            .iter()
-            .filter_map(|first| stream.live.remove(first))
-            .map(|live| live.object)
-            .collect();
-        stream.live.insert(
-            merged.first_seq,
-            LiveObject {
-                object: merged,
-                level,
-                bytes,
-                runs_left,
-            },
-        );
-        let due = self.runtime.now() + self.config.delete_grace;
-        for object in gone {
-            let name = self.object_key(object);
-            state.doom(due, name);
-        }
-        Ok(())
-    }
-
-    /// Records a new first live slot, and dooms the objects that hold nothing unrolled any more.
-    async fn trim(&self) -> Result<(), ClaimError> {
-        let Some((stream, first_live, gone)) = self.plan_trim() else {
-            return Ok(());
-        };
-        let updated = self
-            .update_stream(stream, |record| {
-                record
-                    .merged
-                    .retain(|object| !gone.iter().any(|gone| gone.merged && gone.first_seq == object.first));
-                record.first_live_seq = record.first_live_seq.max(first_live);
-            })
-            .await?;
-        if !updated {
-            return Ok(());
-        }
-        let mut state = self.state.borrow_mut();
-        let due = self.runtime.now() + self.config.delete_grace;
-        for object in gone {
-            if let Some(stream) = state.stream.as_mut() {
-                stream.live.remove(&object.first_seq);
-            }
-            let name = self.object_key(object);
-            state.doom(due, name);
-        }
-        Ok(())
-    }
-
-    fn plan_trim(&self) -> Option<(StreamId, u64, Vec<ObjectRef>)> {
-        let state = self.state.borrow();
-        let stream = state.stream.as_ref()?;
-        let mut gone = Vec::new();
-        let mut first_live = None;
-        for live in stream.live.values() {
-            let empty = live.runs_left == 0;
-            if live.object.merged {
-                if empty {
-                    gone.push(live.object);
-                }
-                continue;
-            }
-            if !empty {
-                first_live = Some(live.object.first_seq);
-                break;
-            }
-            gone.push(live.object);
-        }
-        let first_live = first_live.unwrap_or(stream.next_commit_seq);
-        (!gone.is_empty()).then_some((stream.id, first_live, gone))
-    }
-
-    /// Changes the open stream's record if it is unchanged and open: nothing is trimmed under a successor. While nobody
-    /// knows whether a change was applied, nothing else is done to it.
-    async fn update_stream(&self, id: StreamId, change: impl FnOnce(&mut StreamRecord)) -> Result<bool, ClaimError> {
-        let in_doubt = |state: &State| state.open(id).is_some_and(|stream| !stream.doubtful.is_empty());
-        if in_doubt(&self.state.borrow()) && !self.settle_stream(id).await? {
-            return Ok(false);
-        }
-        let (revision, mut record) = {
-            let state = self.state.borrow();
-            let Some(stream) = state.open(id) else {
-                return Ok(false);
-            };
-            (stream.mod_revision, stream.record.clone())
-        };
-        if record.state != StreamState::Open {
-            return Ok(false);
-        }
-        change(&mut record);
-        let key = stream_key(id.0);
-        let txn = Txn {
-            compares: vec![Compare::ModRevision(key.clone(), revision)],
-            ops: vec![Op::Put {
-                key,
-                value: record.encode(),
-                lease: None,
-            }],
-        };
-        let outcome = match self.metastore.txn(txn).await {
-            Ok(outcome) if !outcome.succeeded && planted::is(Bug::TrimUnderSuccessor) => Ok(TxnOutcome {
-                succeeded: true,
-                ..outcome
-            }),
-            outcome => outcome,
-        };
-        let why = match outcome {
-            Ok(outcome) if outcome.succeeded => {
-                let mut state = self.state.borrow_mut();
-                let Some(stream) = state.open_mut(id) else {
-                    return Ok(false);
-                };
-                stream.adopt_record(record, outcome.revision);
-                return Ok(true);
-            }
-            Ok(_) => "it has changed".to_string(),
-            Err(MetastoreError::OutcomeUnknown(why)) => {
-                if let Some(stream) = self.state.borrow_mut().open_mut(id) {
-                    stream.doubtful.push(record.clone());
-                }
-                why
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if !self.settle_stream(id).await? {
-            return Ok(false);
-        }
-        let state = self.state.borrow();
-        match state.open(id) {
-            Some(stream) if stream.record == record => Ok(true),
-            Some(_) => Err(MetastoreError::OutcomeUnknown(why).into()),
-            None => Ok(false),
-        }
-    }
-
-    /// The same for the open stream's record as [`Shard::settle_partition`] for a partition's.
-    async fn settle_stream(&self, id: StreamId) -> Result<bool, ClaimError> {
-        let (record, revision) = self.read_stream(id).await?;
-        let mut state = self.state.borrow_mut();
-        let Some(stream) = state.open_mut(id) else {
-            return Ok(false);
-        };
-        if revision == stream.mod_revision {
-            return Ok(true);
-        }
-        if stream.doubtful.contains(&record) {
-            stream.adopt_record(record, revision);
-            return Ok(true);
-        }
-        log::warn!("the record of stream {id} is another's: the stream is given up and claimed anew");
-        state.forget_everything(ErrorCode::NOT_LEADER_OR_FOLLOWER);
-        self.ownership_wake.wake();
-        Ok(false)
-    }
-
-    /// Moves log starts past segments that are too old or too many, and dooms those segments.
-    async fn apply_retention(&self) -> Result<(), ClaimError> {
-        let now = self.runtime.now();
-        let due: Vec<PartitionKey> = {
-            let mut state = self.state.borrow_mut();
-            let mut due = Vec::new();
-            for (key, partition) in &mut state.partitions {
-                let start = partition.log.log_start_offset();
-                let limited = partition.config.retention_ms.is_some() || partition.config.retention_bytes.is_some();
-                // Segments before the start are of deletions that somebody asked for.
-                let something = (limited && partition.log.rolled_offset() > start) || start > 0;
-                let waited = now - partition.retention_checked >= RETENTION_INTERVAL;
-                if something && waited && !partition.config.keep_everything {
-                    partition.retention_checked = now;
-                    due.push(*key);
-                }
-            }
-            due
-        };
-        for key in due {
-            self.retain(key).await?;
-        }
-        Ok(())
-    }
-
-    /// Applies one partition's retention now.
-    pub async fn retain(&self, key: PartitionKey) -> Result<(), ClaimError> {
-        self.list_segments(key).await?;
-        let (segments, config, start, rolled, tail_bytes) = {
-            let state = self.state.borrow();
-            let Some(partition) = state.partitions.get(&key) else {
-                return Ok(());
-            };
-            let segments: Vec<(i64, SegmentRef)> = partition
-                .segments
-                .listed()
-                .map(|all| all.iter().map(|(base, s)| (*base, *s)).collect())
-                .unwrap_or_default();
-            (
-                segments,
-                partition.config.clone(),
-                partition.log.log_start_offset(),
-                partition.log.rolled_offset(),
-                partition.log.tail_bytes(),
-            )
-        };
-        let now_ms = self.runtime.wall_clock_ms();
-        let mut bytes = tail_bytes + segments.iter().map(|(_, segment)| segment.bytes).sum::<u64>();
-        let mut log_start = None;
-        let mut gone = Vec::new();
-        for (at, (base_offset, segment)) in segments.iter().enumerate() {
-            let end = segments.get(at + 1).map_or(rolled, |(next, _)| *next);
-            let too_many = config
-                .retention_bytes
-                .is_some_and(|limit| bytes - segment.bytes >= limit);
-            let deleted = end <= start;
-            let too_old = match config.retention_ms {
-                Some(limit) if !deleted && !too_many => {
-                    self.segment_max_timestamp(key, *base_offset).await? < now_ms - limit
-                }
-                _ => false,
-            };
-            if !deleted && !too_many && !too_old {
-                break;
-            }
-            bytes -= segment.bytes;
-            log_start = Some(end);
-            gone.push(*base_offset);
-        }
-        let Some(log_start) = log_start else { return Ok(()) };
-        if !self
-            .update_partition(key, |_, record| {
-                record.log_start_offset = record.log_start_offset.max(log_start)
-            })
-            .await?
-        {
-            return Ok(());
-        }
-        let mut state = self.state.borrow_mut();
-        let Some(partition) = state.partitions.get_mut(&key) else {
-            return Ok(());
-        };
-        partition.log.advance_log_start(log_start);
-        let folder = partition.folder.clone();
-        log::info!("retention of {key:?}: the log now starts at {log_start}");
-        let due = self.runtime.now() + self.config.delete_grace;
-        for base_offset in gone {
-            if let Some(partition) = state.partitions.get_mut(&key) {
-                partition.segments.removed(base_offset);
-            }
-            for part in [Part::Kfs, Part::Index, Part::Kfst] {
-                let name = segment::key(&self.config.namespace, &folder, key.partition, base_offset, part);
-                state.doom(due, name);
-            }
-        }
-        Ok(())
-    }
-
-    async fn delete_doomed(&self) -> Result<(), ClaimError> {
-        let now = self.runtime.now();
-        loop {
-            let batch: Vec<String> = {
-                let state = self.state.borrow();
-                state
-                    .doomed
-                    .iter()
-                    .take_while(|(due, _)| *due <= now)
-                    .take(100)
-                    .map(|(_, key)| key.clone())
-                    .collect()
-            };
-            if batch.is_empty() {
-                return Ok(());
-            }
-            self.store.delete(&batch).await?;
-            self.state.borrow_mut().doomed.drain(..batch.len());
-        }
-    }
-}
-
-impl State {
-    fn doom(&mut self, due: Duration, key: String) {
-        self.doomed.push_back((due, key));
     }
 }
 
 /// How a segment came out.
 enum Written {
-    /// It ends here, and its records take so many bytes.
-    Until(i64, u64),
+    /// It ends here.
+    Until(i64, SegmentRef),
     /// Its index is an older attempt's and names this offset.
     IndexReaches(i64),
 }
 
-/// The footer entry of several runs of one partition that become one.
-fn merged_run(key: PartitionKey, tail: &[TailRun]) -> Run {
-    let (first, last) = (&tail[0], &tail[tail.len() - 1]);
-    Run {
-        topic_id: key.topic_id,
-        partition: key.partition,
-        leader_epoch: last.leader_epoch,
-        base_offset: first.base_offset,
-        next_offset: last.next_offset,
-        position: 0,
-        length: 0,
-        max_timestamp: tail.iter().map(|run| run.max_timestamp).max().unwrap_or(-1),
-        crc32c: 0,
-        producers: tail.iter().flat_map(|run| run.producers.iter().copied()).collect(),
+/// Of all these partitions the neighbours that have the most bytes.
+fn heaviest(mut all: Vec<(u64, PartitionKey)>) -> impl Iterator<Item = (u64, PartitionKey)> {
+    all.sort_unstable_by_key(|(_, key)| *key);
+    let bytes = |group: &[(u64, PartitionKey)]| group.iter().map(|(bytes, _)| *bytes).sum::<u64>();
+    let mut groups: Vec<Vec<(u64, PartitionKey)>> = all.chunks(AT_ONCE).map(<[_]>::to_vec).collect();
+    groups.sort_by_key(|group| std::cmp::Reverse(bytes(group)));
+    groups.into_iter().take(GROUPS_OF_TOO_MANY_RUNS).flatten()
+}
+
+/// Splits what is due into what is rolled at the same time.
+fn groups(due: &[(PartitionKey, u64)]) -> impl Iterator<Item = &[(PartitionKey, u64)]> {
+    let mut rest = due;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |(_, more): &&(PartitionKey, u64)| {
+            bytes += more;
+            bytes <= BYTES_AT_ONCE
+        };
+        let count = rest
+            .iter()
+            .take(AT_ONCE)
+            .take_while(fits)
+            .count()
+            .max(1)
+            .min(rest.len());
+        let (group, left) = rest.split_at(count);
+        rest = left;
+        (!group.is_empty()).then_some(group)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafscale_codec::types::TopicId;
+
+    #[test]
+    fn too_many_runs_take_the_neighbours_that_have_most() {
+        let key = |partition| PartitionKey {
+            topic_id: TopicId([0; 16]),
+            partition,
+        };
+        let all = (0..AT_ONCE as i32 * 10).rev();
+        let all = all.map(|at| (u64::from(at % 16 == 0) * at as u64, key(at))).collect();
+        let taken: Vec<i32> = heaviest(all).map(|(_, key)| key.partition).collect();
+        assert_eq!(taken.len(), AT_ONCE * GROUPS_OF_TOO_MANY_RUNS);
+        assert_eq!((taken[0], taken[AT_ONCE]), (144, 128));
+    }
+
+    #[test]
+    fn groups_are_bounded_in_number_and_bytes_and_lose_nobody() {
+        let key = |partition| PartitionKey {
+            topic_id: TopicId([0; 16]),
+            partition,
+        };
+        let sizes = [BYTES_AT_ONCE * 3, 1, BYTES_AT_ONCE, 5].into_iter().chain([1; 40]);
+        let due: Vec<(PartitionKey, u64)> = sizes.zip(0..).map(|(bytes, at)| (key(at), bytes)).collect();
+        let lengths: Vec<usize> = groups(&due).map(<[_]>::len).collect();
+        assert_eq!(lengths, [1, 1, 1, 16, 16, 9]);
+        assert_eq!(groups(&due).flatten().count(), due.len());
+        assert_eq!(groups(&[]).count(), 0);
     }
 }

@@ -41,9 +41,22 @@ pub(super) struct SegmentList {
 }
 
 impl SegmentList {
+    /// The list of a partition that has no segments.
+    pub fn known_empty() -> Self {
+        SegmentList {
+            listed: true,
+            ..Default::default()
+        }
+    }
+
     /// A segment was rolled; perhaps while a listing is on its way that does not show it.
     pub fn rolled(&mut self, base_offset: i64, segment: SegmentRef) {
         self.segments.insert(base_offset, segment);
+    }
+
+    /// A segment was rolled, and it is not known what came out: the next reader lists again.
+    pub fn rolled_unseen(&mut self) {
+        self.listed = false;
     }
 
     /// A segment is gone.

@@ -42,7 +42,8 @@ const MEMBERS: u64 = 3;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What makes rare things common: small segments, small memory.
-const FLAGS: &str = "--shards 2 --segment-bytes 65536 --segment-ms 3000 --tail-memory-bytes 1048576 \
+const FLAGS: &str =
+    "--shards 2 --segment-bytes 65536 --segment-ms 3000 --segment-small-ms 20000 --tail-memory-bytes 1048576 \
                      --cache-bytes 1048576 --flush-interval-ms 5 --group-initial-rebalance-delay-ms 500 \
                      --group-consumer-session-timeout-ms 6000 --group-consumer-heartbeat-interval-ms 500";
 

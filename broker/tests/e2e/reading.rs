@@ -27,7 +27,7 @@ fn what_comes_next_is_read_ahead_of_a_consumer_and_stays_the_same() {
 fn backlog_read_with(flags: &str) -> (u64, u64, u64) {
     let directory = tempfile::tempdir().unwrap();
     let mut launch = Launch::new(directory.path())
-        .flags("--shards 1 --segment-bytes 3000000 --segment-ms 1000 --tail-memory-bytes 1048576")
+        .flags("--shards 1 --segment-bytes 3000000 --segment-ms 1000 --segment-small-ms 0 --tail-memory-bytes 1048576")
         .flags(flags);
     launch.metrics_port = free_port();
     let mut values = Vec::new();

@@ -109,6 +109,8 @@ fn draw_shape(random: &mut Random) -> Shape {
         cache_bytes: *random.pick(&[0, 8_000, 1 << 20, 16 << 20]),
         readahead_segments: *random.pick(&[0, 1, 2, 5]),
         broker_lease_ttl_ms: random.between(300, 1_500),
+        segment_ms: *random.pick(&[200, 1_000, 3_600_000]),
+        segment_small_ms: *random.pick(&[0, 0, 1_000, 100_000]),
         auto_create_topics: false,
         group_initial_rebalance_delay_ms: *random.pick(&[0, 0, 100]),
         group_min_session_timeout_ms: 1,
@@ -116,7 +118,10 @@ fn draw_shape(random: &mut Random) -> Shape {
         ..Settings::default()
     };
     let tuning = Tuning {
+        claim_batch: *random.pick(&[1, 2, 60]),
         live_slots_max: random.between(2, 12) as usize,
+        live_runs_max: *random.pick(&[10, 100, 1000]),
+        merge_bytes_max: *random.pick(&[1_000, 20_000, 1 << 20]),
         housekeeping_interval: random.micros(5_000, 200_000),
         reconcile_interval: random.micros(50_000, 1_000_000),
         delete_grace: match random.permille(250) {

@@ -38,7 +38,7 @@ const READ_ALL_EVERY: u64 = 5;
 /// open when the kill comes; tiny flushes so that write-ahead objects are many and get merged; and what users have.
 const SETTINGS: [(&str, u64); 4] = [
     (
-        "--segment-bytes 16384 --segment-ms 1000 --tail-memory-bytes 1048576 --cache-bytes 0",
+        "--segment-bytes 16384 --segment-ms 1000 --segment-small-ms 3000 --tail-memory-bytes 1048576 --cache-bytes 0",
         800,
     ),
     ("--flush-bytes 4096 --flush-pipeline 16", 3000),

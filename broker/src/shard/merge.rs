@@ -1,0 +1,245 @@
+//! Merging write-ahead objects, so that the stream's live part stays within its budget, and trimming what nobody needs.
+
+use super::takeover::ClaimError;
+use super::{LiveObject, Shard};
+use kafscale_metastore::keys::MergedObject;
+use kafscale_storage_engine::partition_log::{Location, ObjectRef, PartitionKey, TailRun};
+use kafscale_storage_engine::producer_state;
+use kafscale_storage_engine::wal::merge::{self, Budget, LiveObject as MergeInput};
+use kafscale_storage_engine::wal::{Kind, Run, StreamId, WalBuilder};
+
+/// Partitions looked at before others on this core have their turn.
+const YIELD_AFTER: usize = 256;
+
+impl Shard {
+    /// Makes one object of many if the open stream has too many. `true` if it did.
+    pub(super) async fn merge_slots(&self) -> Result<bool, ClaimError> {
+        let Some((stream, objects, level)) = self.plan_merge() else {
+            return Ok(false);
+        };
+        let (first_seq, last_seq) = (objects[0].object.first_seq, objects[objects.len() - 1].object.last_seq);
+        let runs = self.runs_in(stream, first_seq, last_seq).await;
+        let nonce = u128::from(self.runtime.random_u64());
+        let mut builder = WalBuilder::new(Kind::Merged, stream, first_seq, last_seq, nonce);
+        let gathered = self.gather(runs.iter().map(|(_, run)| run)).await?;
+        for tail in runs.chunk_by(|a, b| a.0 == b.0) {
+            let mut batches = Vec::new();
+            for (_, run) in tail {
+                batches.extend(self.run_batches(run, &gathered).await?);
+            }
+            builder.push_run(merged_run(tail), batches);
+            self.runtime.yield_now().await;
+        }
+        let object = builder.finish();
+        let merged = ObjectRef {
+            stream,
+            first_seq,
+            last_seq,
+            merged: true,
+        };
+        let name = self.object_key(merged);
+        let placed = if self.create_settled(&name, object.parts).await? {
+            object.runs
+        } else {
+            // An earlier attempt whose transaction did not come through: it holds at least what is left now.
+            self.read_footer(merged).await?
+        };
+        self.install_merged(merged, level, placed, object.len).await?;
+        Ok(true)
+    }
+
+    fn plan_merge(&self) -> Option<(StreamId, Vec<LiveObject>, u8)> {
+        let state = self.state.borrow();
+        let stream = state.stream.as_ref()?;
+        let live: Vec<&LiveObject> = stream.live.values().collect();
+        let inputs: Vec<MergeInput> = live
+            .iter()
+            .map(|live| MergeInput {
+                first_seq: live.object.first_seq,
+                last_seq: live.object.last_seq,
+                level: live.level,
+                bytes: live.bytes,
+                runs: u64::from(live.runs_left),
+            })
+            .collect();
+        let budget = Budget {
+            slots: self.config.live_slots_max,
+            runs: self.config.live_runs_max,
+            merge_bytes: self.config.merge_bytes_max,
+        };
+        let (range, level) = merge::plan(&inputs, budget)?;
+        Some((
+            stream.id,
+            live[range].iter().map(|live| (*live).clone()).collect(),
+            level,
+        ))
+    }
+
+    /// The committed runs that lie in these slots, by partition.
+    ///
+    /// Others run in between: a partition that they claim has nothing in slots that old, and one that they give up needs
+    /// nothing there, or the stream is lost and what is merged counts for nobody.
+    async fn runs_in(&self, stream: StreamId, first_seq: u64, last_seq: u64) -> Vec<(PartitionKey, TailRun)> {
+        let mut keys: Vec<PartitionKey> = self.state.borrow().partitions.keys().copied().collect();
+        keys.sort_unstable();
+        let mut runs = Vec::new();
+        for some in keys.chunks(YIELD_AFTER) {
+            {
+                let state = self.state.borrow();
+                for key in some {
+                    let tail = state
+                        .partitions
+                        .get(key)
+                        .into_iter()
+                        .flat_map(|partition| partition.log.tail());
+                    // What earlier owners left lies in front, and this stream's runs are in the order of its slots.
+                    let inside = tail
+                        .map(|run| (run, run.location.object))
+                        .skip_while(|(_, object)| object.stream != stream || object.first_seq < first_seq)
+                        .take_while(|(_, object)| object.last_seq <= last_seq);
+                    runs.extend(inside.map(|(run, _)| (*key, run.clone())));
+                }
+            }
+            self.runtime.yield_now().await;
+        }
+        runs
+    }
+
+    async fn install_merged(&self, merged: ObjectRef, level: u8, runs: Vec<Run>, bytes: u64) -> Result<(), ClaimError> {
+        let replaced = |object: &MergedObject| object.first >= merged.first_seq && object.last <= merged.last_seq;
+        let updated = self
+            .update_stream(merged.stream, |record| {
+                record.merged.retain(|object| !replaced(object));
+                record.merged.push(MergedObject {
+                    first: merged.first_seq,
+                    last: merged.last_seq,
+                    level,
+                });
+                record.merged.sort_by_key(|object| object.first);
+                record.first_live_seq = record.first_live_seq.max(merged.last_seq + 1);
+            })
+            .await?;
+        if !updated {
+            return Ok(());
+        }
+        let mut state = self.state.borrow_mut();
+        let mut runs_left = 0;
+        for run in runs {
+            let key = PartitionKey {
+                topic_id: run.topic_id,
+                partition: run.partition,
+            };
+            let Some(partition) = state.partitions.get_mut(&key) else {
+                continue;
+            };
+            if run.next_offset <= partition.log.rolled_offset() {
+                continue;
+            }
+            let location = Location {
+                object: merged,
+                position: run.position,
+                length: run.length,
+            };
+            partition.log.relocate(run.base_offset, run.next_offset, location);
+            runs_left += 1;
+        }
+        let Some(stream) = state.stream.as_mut() else {
+            return Ok(());
+        };
+        let gone: Vec<u64> = stream
+            .live
+            .range(merged.first_seq..=merged.last_seq)
+            .map(|(first, _)| *first)
+            .collect();
+        let gone: Vec<ObjectRef> = gone
+            .iter()
+            .filter_map(|first| stream.live.remove(first))
+            .map(|live| live.object)
+            .collect();
+        stream.live.insert(
+            merged.first_seq,
+            LiveObject {
+                object: merged,
+                level,
+                bytes,
+                runs_left,
+            },
+        );
+        let due = self.runtime.now() + self.config.delete_grace;
+        for object in gone {
+            let name = self.object_key(object);
+            state.doom(due, name);
+        }
+        Ok(())
+    }
+
+    /// Records a new first live slot, and dooms the objects that hold nothing unrolled any more.
+    pub(super) async fn trim(&self) -> Result<(), ClaimError> {
+        let Some((stream, first_live, gone)) = self.plan_trim() else {
+            return Ok(());
+        };
+        let updated = self
+            .update_stream(stream, |record| {
+                record
+                    .merged
+                    .retain(|object| !gone.iter().any(|gone| gone.merged && gone.first_seq == object.first));
+                record.first_live_seq = record.first_live_seq.max(first_live);
+            })
+            .await?;
+        if !updated {
+            return Ok(());
+        }
+        let mut state = self.state.borrow_mut();
+        let due = self.runtime.now() + self.config.delete_grace;
+        for object in gone {
+            if let Some(stream) = state.stream.as_mut() {
+                stream.live.remove(&object.first_seq);
+            }
+            let name = self.object_key(object);
+            state.doom(due, name);
+        }
+        Ok(())
+    }
+
+    fn plan_trim(&self) -> Option<(StreamId, u64, Vec<ObjectRef>)> {
+        let state = self.state.borrow();
+        let stream = state.stream.as_ref()?;
+        let mut gone = Vec::new();
+        let mut first_live = None;
+        for live in stream.live.values() {
+            let empty = live.runs_left == 0;
+            if live.object.merged {
+                if empty {
+                    gone.push(live.object);
+                }
+                continue;
+            }
+            if !empty {
+                first_live = Some(live.object.first_seq);
+                break;
+            }
+            gone.push(live.object);
+        }
+        let first_live = first_live.unwrap_or(stream.next_commit_seq);
+        (!gone.is_empty()).then_some((stream.id, first_live, gone))
+    }
+}
+
+/// The footer entry of several runs of one partition that become one.
+fn merged_run(tail: &[(PartitionKey, TailRun)]) -> Run {
+    let (key, first) = &tail[0];
+    let (_, last) = &tail[tail.len() - 1];
+    let changes = tail.iter().flat_map(|(_, run)| run.producers.iter().copied());
+    Run {
+        topic_id: key.topic_id,
+        partition: key.partition,
+        leader_epoch: last.leader_epoch,
+        base_offset: first.base_offset,
+        next_offset: last.next_offset,
+        position: 0,
+        length: 0,
+        max_timestamp: tail.iter().map(|(_, run)| run.max_timestamp).max().unwrap_or(-1),
+        crc32c: 0,
+        producers: producer_state::compact(changes.collect()),
+    }
+}

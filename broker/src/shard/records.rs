@@ -1,0 +1,214 @@
+//! Changes of this shard's records in the metastore: each is one transaction that counts only if the record is unchanged,
+//! and while nobody knows whether a change was applied, nothing else is done to the record.
+
+use super::takeover::ClaimError;
+use super::{Partition, Shard, State};
+use crate::planted::{self, Bug};
+use kafscale_codec::error_code::ErrorCode;
+use kafscale_metastore::keys::{partition_key, stream_key, PartitionRecord, StreamRecord, StreamState};
+use kafscale_metastore::{Compare, MetastoreError, Op, Revision, Txn, TxnOutcome};
+use kafscale_storage_engine::partition_log::PartitionKey;
+use kafscale_storage_engine::wal::StreamId;
+
+impl Shard {
+    /// Changes a partition's record if this shard still owns it. `false`, and the partition given up, if it does not.
+    ///
+    /// While nobody knows whether a change was applied, nothing else is done to the record; the partition is served all
+    /// the same, since whoever takes it over fences this shard's stream.
+    pub(super) async fn update_partition(
+        &self,
+        key: PartitionKey,
+        change: impl FnOnce(&Partition, &mut PartitionRecord),
+    ) -> Result<bool, ClaimError> {
+        if !self.settle_partition_in_doubt(key).await? {
+            return Ok(false);
+        }
+        let (record, mut txn) = {
+            let state = self.state.borrow();
+            let Some(partition) = state.partitions.get(&key) else {
+                return Ok(false);
+            };
+            let mut record = partition.record.clone();
+            change(partition, &mut record);
+            let name = partition_key(key.topic_id, key.partition);
+            let txn = Txn {
+                compares: vec![Compare::ModRevision(name.clone(), partition.mod_revision)],
+                ops: vec![Op::Put {
+                    key: name,
+                    value: record.encode(),
+                    lease: None,
+                }],
+            };
+            (record, txn)
+        };
+        if planted::is(Bug::RollUnfenced) {
+            txn.compares.clear();
+        }
+        let why = match self.metastore.txn(txn).await {
+            Ok(outcome) if outcome.succeeded => {
+                return Ok(self.adopt_record(&mut self.state.borrow_mut(), key, record, outcome.revision));
+            }
+            Ok(_) => "it has changed".to_string(),
+            Err(MetastoreError::OutcomeUnknown(why)) => {
+                if let Some(partition) = self.state.borrow_mut().partitions.get_mut(&key) {
+                    partition.doubtful.push(record.clone());
+                }
+                why
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if !self.settle_partition(key).await? {
+            return Ok(false);
+        }
+        let state = self.state.borrow();
+        match state.partitions.get(&key) {
+            Some(partition) if partition.record == record => Ok(true),
+            Some(_) => Err(MetastoreError::OutcomeUnknown(why).into()),
+            None => Ok(false),
+        }
+    }
+
+    /// Finds out how the record stands if nobody knows that. `false` if the partition was given up over it.
+    pub(super) async fn settle_partition_in_doubt(&self, key: PartitionKey) -> Result<bool, ClaimError> {
+        let in_doubt = |state: &State| state.partitions.get(&key).is_some_and(Partition::is_in_doubt);
+        Ok(!in_doubt(&self.state.borrow()) || self.settle_partition(key).await?)
+    }
+
+    /// The record is this from now on, and what it says to be in segments leaves the tail. Attempts that are still on their
+    /// way compare an older revision: they have failed. `false` if the partition is not here any more.
+    fn adopt_record(&self, state: &mut State, key: PartitionKey, record: PartitionRecord, revision: Revision) -> bool {
+        let State { partitions, stream, .. } = state;
+        let Some(partition) = partitions.get_mut(&key) else {
+            return false;
+        };
+        let rolled_before = partition.log.rolled_offset();
+        let rolled = record.rolled_offset;
+        partition.record = record;
+        partition.mod_revision = revision;
+        partition.doubtful.clear();
+        if rolled <= rolled_before {
+            return true;
+        }
+        for run in partition.log.rolled(rolled) {
+            if let Some(open) = stream.as_mut() {
+                open.release(run.location);
+            }
+        }
+        if rolled_before > 0 {
+            let old_snapshot = self.producers_key(key, rolled_before);
+            state.doom(self.runtime.now() + self.config.delete_grace, old_snapshot);
+        }
+        true
+    }
+
+    /// Looks how a partition's record stands: unchanged, as one of this shard's own attempts left it, or another's. Only
+    /// then it is `false`, and everything is given up: a new claim reads how it stands.
+    async fn settle_partition(&self, key: PartitionKey) -> Result<bool, ClaimError> {
+        let found = self.read_partition(key).await?;
+        let mut state = self.state.borrow_mut();
+        let Some(partition) = state.partitions.get_mut(&key) else {
+            return Ok(false);
+        };
+        match found {
+            Some((_, revision)) if revision == partition.mod_revision => return Ok(true),
+            Some((record, revision)) if partition.doubtful.contains(&record) => {
+                if record.rolled_offset > partition.log.rolled_offset() {
+                    partition.segments.rolled_unseen();
+                }
+                return Ok(self.adopt_record(&mut state, key, record, revision));
+            }
+            _ => {}
+        }
+        log::warn!("the record of {key:?} is another's: this shard's stream is given up and claimed anew");
+        state.forget_everything(ErrorCode::NOT_LEADER_OR_FOLLOWER);
+        self.ownership_wake.wake();
+        Ok(false)
+    }
+
+    /// Changes the open stream's record if it is unchanged and open: nothing is trimmed under a successor. While nobody
+    /// knows whether a change was applied, nothing else is done to it.
+    pub(super) async fn update_stream(
+        &self,
+        id: StreamId,
+        change: impl FnOnce(&mut StreamRecord),
+    ) -> Result<bool, ClaimError> {
+        let in_doubt = |state: &State| state.open(id).is_some_and(|stream| !stream.doubtful.is_empty());
+        if in_doubt(&self.state.borrow()) && !self.settle_stream(id).await? {
+            return Ok(false);
+        }
+        let (revision, mut record) = {
+            let state = self.state.borrow();
+            let Some(stream) = state.open(id) else {
+                return Ok(false);
+            };
+            (stream.mod_revision, stream.record.clone())
+        };
+        if record.state != StreamState::Open {
+            return Ok(false);
+        }
+        change(&mut record);
+        let key = stream_key(id.0);
+        let txn = Txn {
+            compares: vec![Compare::ModRevision(key.clone(), revision)],
+            ops: vec![Op::Put {
+                key,
+                value: record.encode(),
+                lease: None,
+            }],
+        };
+        let outcome = match self.metastore.txn(txn).await {
+            Ok(outcome) if !outcome.succeeded && planted::is(Bug::TrimUnderSuccessor) => Ok(TxnOutcome {
+                succeeded: true,
+                ..outcome
+            }),
+            outcome => outcome,
+        };
+        let why = match outcome {
+            Ok(outcome) if outcome.succeeded => {
+                let mut state = self.state.borrow_mut();
+                let Some(stream) = state.open_mut(id) else {
+                    return Ok(false);
+                };
+                stream.adopt_record(record, outcome.revision);
+                return Ok(true);
+            }
+            Ok(_) => "it has changed".to_string(),
+            Err(MetastoreError::OutcomeUnknown(why)) => {
+                if let Some(stream) = self.state.borrow_mut().open_mut(id) {
+                    stream.doubtful.push(record.clone());
+                }
+                why
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if !self.settle_stream(id).await? {
+            return Ok(false);
+        }
+        let state = self.state.borrow();
+        match state.open(id) {
+            Some(stream) if stream.record == record => Ok(true),
+            Some(_) => Err(MetastoreError::OutcomeUnknown(why).into()),
+            None => Ok(false),
+        }
+    }
+
+    /// The same for the open stream's record as [`Shard::settle_partition`] for a partition's.
+    async fn settle_stream(&self, id: StreamId) -> Result<bool, ClaimError> {
+        let (record, revision) = self.read_stream(id).await?;
+        let mut state = self.state.borrow_mut();
+        let Some(stream) = state.open_mut(id) else {
+            return Ok(false);
+        };
+        if revision == stream.mod_revision {
+            return Ok(true);
+        }
+        if stream.doubtful.contains(&record) {
+            stream.adopt_record(record, revision);
+            return Ok(true);
+        }
+        log::warn!("the record of stream {id} is another's: the stream is given up and claimed anew");
+        state.forget_everything(ErrorCode::NOT_LEADER_OR_FOLLOWER);
+        self.ownership_wake.wake();
+        Ok(false)
+    }
+}
