@@ -45,9 +45,9 @@ pub struct Tuning {
     pub claim_batch: usize,
     /// Live slots of a stream above which they are merged (DESIGN: the unrolled part has a budget).
     pub live_slots_max: usize,
-    /// Runs of a stream's live objects above which partitions are rolled: each is some 200 bytes in memory.
+    /// Runs of a stream's live objects above which partitions are rolled: each is some 150 to 300 bytes in memory.
     pub live_runs_max: u64,
-    /// Bytes that one merge holds in memory.
+    /// Bytes that the merges of all shards hold in memory.
     pub merge_bytes_max: u64,
     /// How often a shard looks for something to roll, merge, trim or delete.
     pub housekeeping_interval: Duration,
@@ -64,7 +64,7 @@ impl Default for Tuning {
         Tuning {
             claim_batch: 60,
             live_slots_max: 1000,
-            live_runs_max: 400_000,
+            live_runs_max: 700_000,
             merge_bytes_max: 256 << 20,
             housekeeping_interval: Duration::from_millis(250),
             reconcile_interval: Duration::from_secs(10),
@@ -373,7 +373,7 @@ impl Assembly {
             claim_batch: tuning.claim_batch,
             live_slots_max: tuning.live_slots_max,
             live_runs_max: tuning.live_runs_max,
-            merge_bytes_max: tuning.merge_bytes_max,
+            merge_bytes_max: tuning.merge_bytes_max / settings.shards as u64,
             segment_small_ms: settings.segment_small_ms as i64,
             delete_grace: tuning.delete_grace,
             put_give_up: tuning.put_give_up,

@@ -185,7 +185,7 @@ impl PartitionLog {
             unrolled.for_each(|change| producers.apply(change));
         }
         let tail_bytes = tail.iter().map(|run| run.location.length).sum();
-        PartitionLog {
+        let mut log = PartitionLog {
             key,
             leader_epoch,
             log_start_offset,
@@ -202,7 +202,9 @@ impl PartitionLog {
             buffered_producers: Vec::new(),
             producers,
             rolled_producers,
-        }
+        };
+        log.forget_superseded();
+        log
     }
 
     /// The partition.
@@ -483,9 +485,21 @@ impl PartitionLog {
             since_ms: first.since_ms,
             location,
             batches,
-            producers: producer_state::compact(old.into_iter().flat_map(|run| run.producers).collect()),
+            producers: old.into_iter().flat_map(|run| run.producers).collect(),
         };
         self.tail.insert(from, merged);
+        self.forget_superseded();
+    }
+
+    /// Leaves out of the tail's changes of producers what no later state depends on: there may be many runs, and all but the
+    /// newest then have none.
+    fn forget_superseded(&mut self) {
+        let all = self.tail.iter().flat_map(|run| run.producers.iter().copied());
+        let mut kept = producer_state::compact(all.collect()).into_iter().peekable();
+        for run in &mut self.tail {
+            run.producers.retain(|change| kept.next_if_eq(change).is_some());
+            run.producers.shrink_to_fit();
+        }
     }
 }
 

@@ -98,7 +98,7 @@ families! {
     TAIL_MEMORY_BYTES = "kafscale_tail_memory_bytes", Gauge, ["shard"];
     /// Write-ahead objects that still hold records without a segment.
     LIVE_OBJECTS = "kafscale_wal_live_objects", Gauge, ["shard"];
-    /// Runs of records in them, each of one partition; above 400000 partitions are rolled early.
+    /// Runs of records in them, each of one partition; above 700000 partitions are rolled early.
     LIVE_RUNS = "kafscale_wal_live_runs", Gauge, ["shard"];
     /// Puts under way.
     PUTS_IN_FLIGHT = "kafscale_puts_in_flight", Gauge, ["shard"];
