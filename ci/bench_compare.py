@@ -3,7 +3,7 @@
 
 Each turn starts one broker after the other, each on an empty directory of its own, and puts the same loads on it:
 
-  peak    4 producers as fast as it goes, 1 KiB records, acks=all, idempotent, one consumer that reads along
+  peak    8 producers as fast as it goes, 1 KiB records, acks=all, idempotent, one consumer that reads along
   read    what that has left, read once from the start by one consumer
   half    the same as peak on a schedule, at half of what Kafka acknowledged at its peak in the first turn
   small   64 producers, one record of 1 KiB a request, one request of each on its way
@@ -35,7 +35,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 RELEASE = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 JARS = ROOT / ".cache/compat/java/kafka"
 RECORD_BYTES = 1024
-PRODUCERS = 4
 SMALL_CONNECTIONS = 64
 START_SECONDS_MAX = 60
 STOP_SECONDS_MAX = 30
@@ -212,6 +211,7 @@ class Loads:
     def __init__(self, arguments: argparse.Namespace, half_rate: int) -> None:
         self.seconds: int = arguments.seconds
         self.warmup: int = arguments.warmup
+        self.producers: int = arguments.producers
         self.batch_bytes: int = arguments.batch_bytes
         self.half_rate = half_rate
 
@@ -219,17 +219,17 @@ class Loads:
         times = ["--seconds", str(self.seconds), "--warmup-s", str(self.warmup)]
         return bench(broker, ["--topic", topic, "--record-bytes", str(RECORD_BYTES), *times, *words], self.seconds + self.warmup)
 
-    def producers(self) -> list[str]:
-        return ["--producers", str(PRODUCERS), "--batch-bytes", str(self.batch_bytes), "--consumers", "1"]
+    def batching(self) -> list[str]:
+        return ["--producers", str(self.producers), "--batch-bytes", str(self.batch_bytes), "--consumers", "1"]
 
     def peak(self, broker: Broker) -> Figures:
-        return self.load(broker, "peak", *self.producers())
+        return self.load(broker, "peak", *self.batching())
 
     def read(self, broker: Broker) -> Figures:
         return bench(broker, ["read", "--topic", "peak"], 60)
 
     def half(self, broker: Broker) -> Figures:
-        return self.load(broker, "half", *self.producers(), "--rate", str(self.half_rate))
+        return self.load(broker, "half", *self.batching(), "--rate", str(self.half_rate))
 
     def small(self, broker: Broker) -> Figures:
         words = ["--producers", str(SMALL_CONNECTIONS), "--batch-bytes", str(RECORD_BYTES), "--in-flight", "1", "--consumers", "0"]
@@ -358,7 +358,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2, help="how often each broker has its turn")
     parser.add_argument("--seconds", type=int, default=6, help="that count of each load")
     parser.add_argument("--warmup", type=int, default=3, help="seconds before, of each load")
-    parser.add_argument("--batch-bytes", type=int, default=65_536, help="bytes that make a batch full")
+    parser.add_argument("--producers", type=int, default=8, help="of the loads peak and half; each has five requests on their way")
+    parser.add_argument("--batch-bytes", type=int, default=262_144, help="bytes that make a batch full")
     parser.add_argument("--half-rate", type=int, default=0, help="records/s of the load on a schedule, instead of half of Kafka's peak")
     parser.add_argument("--results", type=pathlib.Path, default=RELEASE.parent / "bench-compare", help="where compare.json and compare.md go")
     parser.add_argument("--add", action="store_true", help="the turns are added to those that compare.json has, and go at its rate")
@@ -390,7 +391,7 @@ def main() -> None:
             kept.write_text(json.dumps({"turns": turns, "half_rate": loads.half_rate, "sync_p50_ms": sync_ms}, indent=1))
     about = (
         f"{os.cpu_count()} cores, Linux {os.uname().release}, write and fdatasync of 4 KiB {sync_ms:.2f} ms at the median; "
-        f"{len(turns)} turns of {arguments.seconds} s a load, batches of {arguments.batch_bytes} bytes, "
+        f"{len(turns)} turns of {arguments.seconds} s a load, {arguments.producers} producers, batches of {arguments.batch_bytes} bytes, "
         f"half = {loads.half_rate} records/s"
     )
     text = f"{about}\n\n{table(turns)}\n"
