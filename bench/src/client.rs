@@ -163,6 +163,8 @@ fn leaders(connection: &mut Connection, topic: &str) -> Result<Option<Vec<(i32, 
             name: Some(topic.to_string()),
             ..MetadataRequestTopic::default()
         }]),
+        // Whoever wants to create it says so, with a number of partitions.
+        allow_auto_topic_creation: false,
         ..MetadataRequest::default()
     };
     let response = connection.ask(METADATA, &request)?;

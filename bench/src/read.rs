@@ -45,6 +45,9 @@ pub fn run(options: &ReadOptions) -> Result<String, BenchError> {
         .iter()
         .map(|(at, end)| end - starts.get(at).copied().unwrap_or(*end))
         .sum();
+    if wanted == 0 {
+        return Err(BenchError::Options(format!("{} is empty", options.topic)));
+    }
     let clock = Clock::start(Duration::ZERO, Duration::from_secs(options.seconds_max));
     let mut running = Vec::new();
     for (leader, partitions) in by_leader(&partitions) {

@@ -101,9 +101,8 @@ pub fn run(options: &SweepOptions) -> Result<String, BenchError> {
             ..options.load.clone()
         })?;
         let broken = broken(options, &report);
-        let row = row(&report, broken.as_deref());
-        eprint!("{row}");
-        out += &row;
+        eprintln!("{rate} records/s: {}", broken.as_deref().unwrap_or("holds"));
+        out += &row(&report, broken.as_deref());
         search.note(rate, broken.is_none());
         match search.next(rate) {
             Some(next) => rate = next,
