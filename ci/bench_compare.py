@@ -5,10 +5,12 @@ Each turn starts one broker after the other, each on an empty directory of its o
 
   peak    8 producers as fast as it goes, 1 KiB records, acks=all, idempotent, one consumer that reads along
   read    what that has left, read once from the start by one consumer
-  half    the same as peak on a schedule, at half of what Kafka acknowledged at its peak in the first turn
+  half    the same as peak on a schedule, at half of what Kafka acknowledged at its peak in the first turn, linger 5 ms
+  steady  10,000 records a second on schedule, linger 1 ms, two producers, one consumer
   small   64 producers, one record of 1 KiB a request, one request of each on its way
   java    kafka-producer-perf-test as fast as it goes, acks=all, with the same batch size
 
+Between two loads a broker gets up to REST_SECONDS_MAX to come to rest; how long it took after the peak is in the table.
 Kafka runs once as it comes (an acknowledged record is in memory) and once with log.flush.interval.messages=1 (it is on the
 disk, which is what this broker promises). This broker runs on its embedded store, and on an S3 server with etcd; CPU and
 memory are the broker's alone, without those two. What is printed is the median of all turns; compare.json has every figure.
@@ -36,7 +38,11 @@ RELEASE = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "r
 JARS = ROOT / ".cache/compat/java/kafka"
 RECORD_BYTES = 1024
 SMALL_CONNECTIONS = 64
+STEADY_RATE = 10_000
 JAVA_RECORDS = 400_000
+# At rest is who uses less than this of a core in half a second.
+REST_CORES = 0.1
+REST_SECONDS_MAX = 6
 START_SECONDS_MAX = 60
 STOP_SECONDS_MAX = 30
 # As bin/kafka-server-start.sh and bin/kafka-run-class.sh have it.
@@ -45,7 +51,7 @@ KAFKA_JAVA_OPTIONS = [
     "-XX:+ExplicitGCInvokesConcurrent", "-Djava.awt.headless=true",
 ]  # fmt: skip
 BROKERS = ("kafka", "kafka-synced", "kafscale", "kafscale-s3")
-LOADS = ("peak", "read", "half", "small", "java")
+LOADS = ("peak", "read", "half", "steady", "small", "java")
 Figures = dict[str, float]
 
 
@@ -197,6 +203,17 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def rest(pid: int) -> float:
+    """Waits until a process has come to rest, and says how many seconds that took."""
+    began = time.monotonic()
+    while time.monotonic() - began < REST_SECONDS_MAX:
+        before = cpu_s(pid)
+        time.sleep(0.5)
+        if cpu_s(pid) - before < REST_CORES * 0.5:
+            break
+    return time.monotonic() - began - 0.5
+
+
 def bench(broker: Broker, words: list[str], seconds_max: float) -> Figures:
     """One run of kafscale-bench."""
     command = [str(RELEASE / "kafscale-bench"), *words, "--bootstrap", f"127.0.0.1:{broker.port}", "--pid", str(broker.pid), "--json"]
@@ -230,7 +247,10 @@ class Loads:
         return bench(broker, ["read", "--topic", "peak"], 60)
 
     def half(self, broker: Broker) -> Figures:
-        return self.load(broker, "half", *self.batching(), "--rate", str(self.half_rate))
+        return self.load(broker, "half", *self.batching(), "--linger-ms", "5", "--rate", str(self.half_rate))
+
+    def steady(self, broker: Broker) -> Figures:
+        return self.load(broker, "steady", "--producers", "2", "--consumers", "1", "--rate", str(STEADY_RATE))
 
     def small(self, broker: Broker) -> Figures:
         words = ["--producers", str(SMALL_CONNECTIONS), "--batch-bytes", str(RECORD_BYTES), "--in-flight", "1", "--consumers", "0"]
@@ -266,6 +286,7 @@ class Loads:
         found: dict[str, Figures] = {"start": {"ready_ms": broker.ready_s * 1000}}
         for name in names:
             found[name] = getattr(self, name)(broker)
+            found[name]["rest_s"] = rest(broker.pid)
             if name == "peak" and not self.half_rate and broker.kind.startswith("kafka"):
                 self.half_rate = int(found[name]["records_per_s"] / 2)
         return found
@@ -280,14 +301,20 @@ COLUMNS = [
     ("p99.9 ms", "peak", "publish_p99.9_ms", 1, 1),
     ("RSS MiB", "peak", "broker_resident_bytes", 2**20, 0),
     ("switches/s", "peak", "switches_per_s", 1, 0),
+    ("at rest after s", "peak", "rest_s", 1, 1),
     ("client cores", "peak", "load_cores", 1, 2),
     ("read MB/s", "read", "bytes_per_s", 1e6, 1),
     ("read core-s/GB", "read", "broker_core_s_per_gb", 1, 2),
+    ("half: acknowledged MB/s", "half", "bytes_per_s", 1e6, 1),
     ("half: p50 ms", "half", "publish_p50_ms", 1, 2),
     ("half: p99 ms", "half", "publish_p99_ms", 1, 1),
     ("half: p99.9 ms", "half", "publish_p99.9_ms", 1, 1),
     ("half: end-to-end p99 ms", "half", "end_to_end_p99_ms", 1, 1),
     ("half: core-s/GB", "half", "broker_core_s_per_gb", 1, 2),
+    ("steady: p50 ms", "steady", "publish_p50_ms", 1, 2),
+    ("steady: p99 ms", "steady", "publish_p99_ms", 1, 1),
+    ("steady: p99.9 ms", "steady", "publish_p99.9_ms", 1, 1),
+    ("steady: end-to-end p99 ms", "steady", "end_to_end_p99_ms", 1, 1),
     ("small requests/s", "small", "requests_per_s", 1, 0),
     ("small: p50 ms", "small", "publish_p50_ms", 1, 2),
     ("small: p99 ms", "small", "publish_p99_ms", 1, 1),
