@@ -8,6 +8,7 @@ use crate::load::{run_as, Reading};
 use crate::options::Options;
 use crate::report::{per_second, Report};
 use std::fmt::Write;
+use std::time::Duration;
 
 /// How large the backlog is, and how often it is done.
 #[derive(Debug, Clone, clap::Args)]
@@ -18,8 +19,13 @@ pub struct CatchUpOptions {
     /// Size of the backlog in MB (10⁶ bytes of values); so large that no cache holds it, if it is to be read cold.
     #[arg(long, default_value_t = 1_000)]
     pub backlog_mb: u64,
+    /// Seconds that the broker gets to come to rest when the backlog is written.
+    #[arg(long, default_value_t = REST_S)]
+    pub rest_s: u64,
 }
 
+/// How long a broker gets to come to rest, unless something else is said.
+pub const REST_S: u64 = 10;
 /// The longest that writing the backlog may take, in seconds.
 const FILL_SECONDS_MAX: u64 = 600;
 /// What producers send at once to write the backlog.
@@ -50,6 +56,7 @@ pub fn run(options: &CatchUpOptions) -> Result<String, BenchError> {
         return Err(BenchError::Unexpected(what));
     }
     eprintln!("backlog: {} MB", filled.produced.bytes / 1_000_000);
+    std::thread::sleep(Duration::from_secs(options.rest_s));
     let alone = Options {
         consumers: 0,
         ..options.load.clone()

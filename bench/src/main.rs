@@ -75,6 +75,7 @@ fn run_load(options: &mut Options, arguments: &ArgMatches) -> Result<String, Ben
         backlog_bytes => catch_up::run(&CatchUpOptions {
             load: options.clone(),
             backlog_mb: backlog_bytes.div_ceil(1_000_000),
+            rest_s: catch_up::REST_S,
         }),
     }
 }
