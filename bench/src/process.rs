@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_line_is_found_by_its_whole_label() {
-        let status = "VmRSS:\t  12 kB\nvoluntary_ctxt_switches:\t3\nnonvoluntary_ctxt_switches:\t4\n";
+        let status = "VmRSS:\t  12 kB\nnonvoluntary_ctxt_switches:\t4\nvoluntary_ctxt_switches:\t3\n";
         assert_eq!(number(status, "voluntary_ctxt_switches:"), Some(3));
         assert_eq!(number(status, "nonvoluntary_ctxt_switches:"), Some(4));
         assert_eq!(number(status, "VmHWM:"), None);
