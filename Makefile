@@ -12,8 +12,12 @@ CHAOS_SECONDS ?= 1800
 SECONDS ?= 180
 MEMBERS ?= 20
 CLIENTS ?=
+# Of `make bench-compare`, see its --help.
+COMPARE_ARGS ?=
+# Of `make bench-check`: --update writes a new baseline.
+CHECK_ARGS ?=
 
-.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster failover scale demo compat groups bench test-produce-consume test-consumer-group
+.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster failover scale demo compat groups bench bench-compare bench-check test-produce-consume test-consumer-group
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-22s %s\n", $$1, $$2 }'
@@ -82,3 +86,10 @@ test-consumer-group: ## kcat reads in a consumer group that remembers its offset
 
 bench: ## Throughput, latency percentiles and CPU per GB of a broker of its own, or of any other: make bench BENCH_ARGS=--help
 	@BENCH_ARGS="$(BENCH_ARGS)" ci/bench.sh
+
+bench-compare: ## Apache Kafka and this broker under the same loads, in turns: make bench-compare COMPARE_ARGS=--help
+	cargo build --release --locked -p kafscale-broker -p kafscale-bench -p kafscale-test-s3
+	@ci/bench_compare.py $(COMPARE_ARGS)
+
+bench-check: ## Instructions of pieces of the hot path against the committed baseline; needs valgrind
+	@ci/bench_check.py $(CHECK_ARGS)

@@ -18,10 +18,12 @@ run() {
   # Let the broker roll and merge what the load before has left.
   sleep 2
   local command=()
-  if [ "$1" = groups ]; then
-    command=(groups)
-    shift
-  fi
+  case $1 in
+    groups | sweep | catch-up | sizes)
+      command=("$1")
+      shift
+      ;;
+  esac
   "$bench" "${command[@]}" --bootstrap "$bootstrap" --broker-pid "$broker_pid" --topic "bench-$RANDOM" "$@"
 }
 if [ -n "${BENCH_ARGS:-}" ]; then

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
 use kafscale_codec::wire::{DecodeError, EncodeError};
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -38,6 +39,9 @@ pub enum BenchError {
     /// The broker refused.
     #[error("{0}: {1:?}")]
     Refused(String, ErrorCode),
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Options(String),
     /// The broker does not do what the load needs.
     #[error("{0}")]
     Unexpected(String),
@@ -144,7 +148,7 @@ pub fn prepare_topic(
     }
     for _ in 0..ATTEMPTS_MAX {
         if let Some(leaders) = leaders(&mut connection, topic)? {
-            if end_offsets(topic, &leaders).is_ok() {
+            if offsets(topic, &leaders, LogEnd::Next).is_ok() {
                 return Ok(leaders);
             }
         }
@@ -159,6 +163,8 @@ fn leaders(connection: &mut Connection, topic: &str) -> Result<Option<Vec<(i32, 
             name: Some(topic.to_string()),
             ..MetadataRequestTopic::default()
         }]),
+        // Whoever wants to create it says so, with a number of partitions.
+        allow_auto_topic_creation: false,
         ..MetadataRequest::default()
     };
     let response = connection.ask(METADATA, &request)?;
@@ -181,34 +187,69 @@ fn leaders(connection: &mut Connection, topic: &str) -> Result<Option<Vec<(i32, 
     Ok((!found.is_empty()).then_some(found))
 }
 
-/// Where each partition ends now.
+/// Leaders and their partitions of a topic that must be there.
+///
+/// # Errors
+/// If it is not.
+pub fn find_topic(bootstrap: SocketAddr, topic: &str) -> Result<Vec<(i32, SocketAddr)>, BenchError> {
+    let found = leaders(&mut Connection::open(bootstrap)?, topic)?;
+    found.ok_or_else(|| BenchError::Unexpected(format!("{topic} is not there, or has no leaders")))
+}
+
+/// Partitions by their leader.
+pub fn by_leader(partitions: &[(i32, SocketAddr)]) -> Vec<(SocketAddr, Vec<i32>)> {
+    let mut found: BTreeMap<SocketAddr, Vec<i32>> = BTreeMap::new();
+    for (partition, leader) in partitions {
+        found.entry(*leader).or_default().push(*partition);
+    }
+    found.into_iter().collect()
+}
+
+/// Which end of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogEnd {
+    /// Its first offset.
+    Start,
+    /// The offset after its last.
+    Next,
+}
+
+/// Offsets at one end of each partition, now.
 ///
 /// # Errors
 /// If a leader does not say.
-pub fn end_offsets(topic: &str, leaders: &[(i32, SocketAddr)]) -> Result<Vec<(i32, i64)>, BenchError> {
-    let mut ends = Vec::new();
-    for (partition, leader) in leaders {
+pub fn offsets(topic: &str, leaders: &[(i32, SocketAddr)], end: LogEnd) -> Result<BTreeMap<i32, i64>, BenchError> {
+    let timestamp = match end {
+        LogEnd::Start => -2,
+        LogEnd::Next => -1,
+    };
+    let mut found = BTreeMap::new();
+    for (leader, partitions) in by_leader(leaders) {
+        let wanted = partitions.iter().map(|partition| ListOffsetsPartition {
+            partition_index: *partition,
+            timestamp,
+            ..ListOffsetsPartition::default()
+        });
         let request = ListOffsetsRequest {
             topics: vec![ListOffsetsTopic {
                 name: topic.to_string(),
-                partitions: vec![ListOffsetsPartition {
-                    partition_index: *partition,
-                    timestamp: -1,
-                    ..ListOffsetsPartition::default()
-                }],
+                partitions: wanted.collect(),
             }],
             ..ListOffsetsRequest::default()
         };
-        let response = Connection::open(*leader)?.ask(LIST_OFFSETS, &request)?;
-        match response.topics.first().and_then(|topic| topic.partitions.first()) {
-            Some(answer) if answer.error_code == ErrorCode::NONE => ends.push((*partition, answer.offset)),
-            answer => {
-                let error = answer.map_or(ErrorCode::UNKNOWN_SERVER_ERROR, |answer| answer.error_code);
-                return Err(BenchError::Refused(format!("end of {topic}/{partition}"), error));
+        let response = Connection::open(leader)?.ask(LIST_OFFSETS, &request)?;
+        for answer in response.topics.iter().flat_map(|topic| &topic.partitions) {
+            if answer.error_code != ErrorCode::NONE {
+                let what = format!("offsets of {topic}/{}", answer.partition_index);
+                return Err(BenchError::Refused(what, answer.error_code));
             }
+            found.insert(answer.partition_index, answer.offset);
+        }
+        if let Some(partition) = partitions.iter().find(|partition| !found.contains_key(partition)) {
+            return Err(BenchError::Unexpected(format!("no offset of {topic}/{partition}")));
         }
     }
-    Ok(ends)
+    Ok(found)
 }
 
 /// A producer id and its epoch.

@@ -46,9 +46,16 @@ impl Clock {
         std::thread::sleep(self.measured_from.saturating_sub(self.start.elapsed()));
     }
 
-    /// Sleeps until the end.
-    pub fn sleep_to_end(&self) {
-        std::thread::sleep(self.measured_to.saturating_sub(self.start.elapsed()));
+    /// Sleeps a moment if what counts has not begun; says whether that was so.
+    pub fn sleep_towards_measured(&self) -> bool {
+        let left = self.measured_from.saturating_sub(self.start.elapsed());
+        std::thread::sleep(left.min(Duration::from_millis(20)));
+        !left.is_zero()
+    }
+
+    /// How long it goes on.
+    pub fn until_end(&self) -> Duration {
+        self.measured_to.saturating_sub(self.start.elapsed())
     }
 
     /// Length of what counts.

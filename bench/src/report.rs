@@ -1,8 +1,9 @@
 //! What a run came to, for people and for programs.
 
 use crate::consumer::Consumed;
+use crate::idle::IdleMemory;
 use crate::options::Options;
-use crate::process::Sample;
+use crate::process::Watched;
 use crate::producer::Produced;
 use crate::rounds::{drift, DRIFT_MAX};
 use hdrhistogram::Histogram;
@@ -10,48 +11,51 @@ use std::fmt::Write;
 use std::time::Duration;
 
 /// A run.
-pub struct Report<'a> {
+pub struct Report {
     /// What was asked for.
-    pub options: &'a Options,
+    pub options: Options,
     /// Length of what counts.
     pub measured: Duration,
     /// What producers did.
     pub produced: Produced,
     /// What consumers got.
     pub consumed: Consumed,
-    /// The broker before and after.
-    pub broker: Option<(Sample, Sample)>,
-    /// This process before and after.
-    pub own: Option<(Sample, Sample)>,
+    /// What the broker used.
+    pub broker: Option<Watched>,
+    /// What this process used.
+    pub own: Option<Watched>,
+    /// What idle connections cost in memory.
+    pub idle: Option<IdleMemory>,
 }
 
 const PERCENTILES: [(&str, f64); 4] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
+
+/// 2²⁰ bytes.
+pub fn mib(bytes: u64) -> f64 {
+    bytes as f64 / (1 << 20) as f64
+}
 
 /// A rate.
 pub fn per_second(count: u64, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64()
 }
 
-/// CPUs that a process kept busy between the samples.
-pub fn cores_busy(samples: Option<(Sample, Sample)>, time: Duration) -> Option<f64> {
-    cpu(samples).map(|seconds| seconds / time.as_secs_f64())
-}
-
-fn cpu(samples: Option<(Sample, Sample)>) -> Option<f64> {
-    samples.map(|(before, after)| (after.cpu.saturating_sub(before.cpu)).as_secs_f64())
-}
-
-impl Report<'_> {
+impl Report {
     /// CPU seconds of the broker per GB (10⁹ bytes) of values acknowledged.
-    fn core_seconds_per_gb(&self) -> Option<f64> {
+    pub fn core_seconds_per_gb(&self) -> Option<f64> {
         let gb = self.produced.bytes as f64 / 1e9;
-        cpu(self.broker).filter(|_| gb > 0.0).map(|seconds| seconds / gb)
+        self.broker.filter(|_| gb > 0.0).map(|broker| broker.cpu_s() / gb)
+    }
+
+    /// Milliseconds within which this part of the records was acknowledged.
+    pub fn publish_ms(&self, quantile: f64) -> f64 {
+        self.produced.latency.value_at_quantile(quantile) as f64 / 1e6
     }
 
     /// The report as text.
     pub fn text(&self) -> String {
         let mut out = String::new();
-        let options = self.options;
+        let options = &self.options;
         let load = match options.rate {
             0 => "as fast as it goes".to_string(),
             rate => format!("{rate} records/s"),
@@ -90,19 +94,33 @@ impl Report<'_> {
             }
             out.push('\n');
         }
-        if let (Some(cores), Some(per_gb), Some((_, after))) = (
-            cores_busy(self.broker, self.measured),
-            self.core_seconds_per_gb(),
-            self.broker,
-        ) {
+        if let Some(broker) = self.broker {
+            let (voluntary, involuntary) = broker.switches();
             let _ = writeln!(
                 out,
-                "broker        {cores:.2} cores busy, {per_gb:.2} core-seconds per GB acknowledged, {:.0} MiB resident",
-                after.resident_bytes as f64 / (1 << 20) as f64
+                "broker        {:.2} cores busy, {:.2} core-seconds per GB acknowledged, {:.0} MiB resident at most",
+                broker.cores_busy(self.measured),
+                self.core_seconds_per_gb().unwrap_or(f64::NAN),
+                mib(broker.resident_bytes_max)
+            );
+            let _ = writeln!(
+                out,
+                "              {} threads, {:.0} voluntary and {:.0} involuntary context switches/s",
+                broker.after.threads,
+                per_second(voluntary, self.measured),
+                per_second(involuntary, self.measured)
             );
         }
-        if let Some(cores) = cores_busy(self.own, self.measured) {
-            let _ = writeln!(out, "load          {cores:.2} cores busy");
+        if let Some(idle) = self.idle {
+            let _ = writeln!(
+                out,
+                "idle          {} connections, all answered at the end; the broker took {:.1} MiB for them",
+                options.idle_connections,
+                mib(idle.after_bytes) - mib(idle.before_bytes)
+            );
+        }
+        if let Some(own) = self.own {
+            let _ = writeln!(out, "load          {:.2} cores busy", own.cores_busy(self.measured));
         }
         if let Some(drift) = drift(&self.produced.by_second).filter(|drift| drift.abs() > DRIFT_MAX) {
             let _ = writeln!(
@@ -141,8 +159,16 @@ impl Report<'_> {
                 per_second(self.produced.bytes, self.measured),
             ),
             (
+                "requests_per_s".to_string(),
+                per_second(self.produced.requests, self.measured),
+            ),
+            (
                 "consumed_records_per_s".to_string(),
                 per_second(self.consumed.records, self.measured),
+            ),
+            (
+                "consumed_bytes_per_s".to_string(),
+                per_second(self.consumed.bytes, self.measured),
             ),
         ];
         fields.extend(drift(&self.produced.by_second).map(|drift| ("drift".to_string(), drift)));
@@ -151,16 +177,27 @@ impl Report<'_> {
                 fields.push((format!("{name}_{percentile}_ms"), value));
             }
         }
-        fields.extend(cpu(self.broker).map(|seconds| ("broker_cpu_s".to_string(), seconds)));
-        fields.extend(
-            self.core_seconds_per_gb()
-                .map(|value| ("broker_core_s_per_gb".to_string(), value)),
-        );
-        fields.extend(
-            self.broker
-                .map(|(_, after)| ("broker_resident_bytes".to_string(), after.resident_bytes as f64)),
-        );
-        fields.extend(cpu(self.own).map(|seconds| ("load_cpu_s".to_string(), seconds)));
+        if let Some(broker) = self.broker {
+            let (voluntary, involuntary) = broker.switches();
+            let named = [
+                ("broker_cpu_s", broker.cpu_s()),
+                ("broker_core_s_per_gb", self.core_seconds_per_gb().unwrap_or(0.0)),
+                ("broker_resident_bytes", broker.resident_bytes_max as f64),
+                ("broker_threads", broker.after.threads as f64),
+                ("broker_voluntary_switches_per_s", per_second(voluntary, self.measured)),
+                (
+                    "broker_involuntary_switches_per_s",
+                    per_second(involuntary, self.measured),
+                ),
+            ];
+            fields.extend(named.map(|(name, value)| (name.to_string(), value)));
+        }
+        if let Some(idle) = self.idle {
+            fields.push(("idle_connections".to_string(), self.options.idle_connections as f64));
+            let more = mib(idle.after_bytes) - mib(idle.before_bytes);
+            fields.push(("idle_mib".to_string(), more));
+        }
+        fields.extend(self.own.map(|own| ("load_cpu_s".to_string(), own.cpu_s())));
         fields
     }
 

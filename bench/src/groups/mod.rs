@@ -7,9 +7,9 @@ mod member;
 
 use crate::client::{prepare_topic, BenchError, Connection};
 use crate::clock::Clock;
-use crate::process::{self, Sample};
+use crate::process::{self, Watched};
 use crate::producer::new_histogram;
-use crate::report::{cores_busy, per_second, percentiles};
+use crate::report::{per_second, percentiles};
 use hdrhistogram::Histogram;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
@@ -59,7 +59,7 @@ pub struct GroupOptions {
     #[arg(long, default_value_t = 60)]
     pub seconds: u64,
     /// Process id of the broker, if it runs here: then its CPU time and memory are reported.
-    #[arg(long)]
+    #[arg(long, visible_alias = "pid")]
     pub broker_pid: Option<u32>,
 }
 
@@ -106,15 +106,13 @@ pub fn run(options: &GroupOptions) -> Result<String, BenchError> {
         }
     }
     clock.sleep_to_measured();
-    let before = options.broker_pid.and_then(process::sample);
-    clock.sleep_to_end();
-    let after = options.broker_pid.and_then(process::sample);
+    let [broker] = process::watch([options.broker_pid], clock, || true);
     for thread in threads {
         let ended = thread.join();
         ended.map_err(|_| BenchError::Unexpected("a thread panicked".to_string()))??;
     }
     let figures = figures.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(report(options, clock.measured(), &figures, before.zip(after)))
+    Ok(report(options, clock.measured(), &figures, broker))
 }
 
 fn find_coordinator(bootstrap: SocketAddr, group_id: &str) -> Result<SocketAddr, BenchError> {
@@ -137,7 +135,7 @@ fn find_coordinator(bootstrap: SocketAddr, group_id: &str) -> Result<SocketAddr,
     Err(BenchError::Unexpected(format!("group {group_id} has no coordinator")))
 }
 
-fn report(options: &GroupOptions, measured: Duration, figures: &Figures, broker: Option<(Sample, Sample)>) -> String {
+fn report(options: &GroupOptions, measured: Duration, figures: &Figures, broker: Option<Watched>) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
     let _ = writeln!(
@@ -172,12 +170,12 @@ fn report(options: &GroupOptions, measured: Duration, figures: &Figures, broker:
     for ((request, error), count) in &figures.refused {
         let _ = writeln!(out, "refused       {count:>10} {request} with {:?}", ErrorCode(*error));
     }
-    if let Some((_, after)) = broker {
+    if let Some(broker) = broker {
         let _ = writeln!(
             out,
             "broker        {:.2} cores busy, {:.0} MiB resident",
-            cores_busy(broker, measured).unwrap_or_default(),
-            after.resident_bytes as f64 / (1 << 20) as f64
+            broker.cores_busy(measured),
+            broker.resident_bytes_max as f64 / (1 << 20) as f64
         );
     }
     out
