@@ -16,6 +16,10 @@ stamp=$(cat "$here/go.mod" "$here/go.sum" "$here/build.sh" | sha256sum | cut -d'
 # The API server compares its version with those of others: an unset one is not accepted.
 version=k8s.io/component-base/version
 flags="-s -w -X $version.gitVersion=$kubernetes -X $version.gitMajor=1 -X $version.gitMinor=34"
+# Helm takes itself for the client of an old Kubernetes otherwise, and refuses charts that need a newer one.
+for package in chartutil lint/rules; do
+  flags+=" -X helm.sh/helm/v3/pkg/$package.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/$package.k8sVersionMinor=34"
+done
 for tool in "${tools[@]}"; do
   name=${tool##*/}
   if [ -x "$bin/$name" ] && [ "$(cat "$bin/$name.stamp" 2>/dev/null)" = "$stamp" ]; then continue; fi

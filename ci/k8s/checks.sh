@@ -17,9 +17,12 @@ KUBECONFIG=$dir/operator.conf kubectl config set-credentials operator --token "$
 KUBECONFIG=$dir/operator.conf kubectl config set-context test --user operator >/dev/null
 KUBECONFIG=$dir/operator.conf kubectl config unset users.admin >/dev/null
 
+echo "== charts"
+ci/k8s/charts.sh
+
 echo "== tests"
 export KAFSCALE_TEST_KUBECONFIG=$dir/admin.conf
 export KAFSCALE_TEST_OPERATOR_KUBECONFIG=$dir/operator.conf
-export KAFSCALE_TEST_BIN=${CARGO_TARGET_DIR:-target}/debug
+export KAFSCALE_TEST_BIN=${KAFSCALE_TEST_BIN:-$(cd "${CARGO_TARGET_DIR:-target}/debug" && pwd)}
 export KAFSCALE_TEST_DIR=$dir
 cargo test --locked -p kafscale-operator --test apiserver -- --ignored --test-threads 2 ${TESTS:-}
