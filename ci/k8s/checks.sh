@@ -25,4 +25,4 @@ export KAFSCALE_TEST_KUBECONFIG=$dir/admin.conf
 export KAFSCALE_TEST_OPERATOR_KUBECONFIG=$dir/operator.conf
 export KAFSCALE_TEST_BIN=${KAFSCALE_TEST_BIN:-$(cd "${CARGO_TARGET_DIR:-target}/debug" && pwd)}
 export KAFSCALE_TEST_DIR=$dir
-cargo test --locked -p kafscale-operator --test apiserver -- --ignored --test-threads 2 ${TESTS:-}
+cargo test --locked -p kafscale-operator --test apiserver -- --ignored --show-output --test-threads 2 ${TESTS:-}

@@ -186,7 +186,10 @@ fn the_pods_are_one_cluster_that_rolls_and_shrinks_without_losing_an_acknowledge
             })
             .await;
 
-        Client::connect(broker(0)).unwrap().create_topic(TOPIC, PARTITIONS);
+        let created = Client::connect(broker(0))
+            .unwrap()
+            .ask_for_topic(TOPIC, PARTITIONS, &[]);
+        assert_eq!(created, ErrorCode::NONE);
         let deadline = Instant::now() + PATIENCE;
         let spread = || {
             leaders().map_or(0, |leaders| {
