@@ -38,7 +38,6 @@ async fn reaches(world: &World, step: usize, alive: &mut impl FnMut() -> bool) -
 fn an_operator_killed_between_any_two_writes_gets_to_the_same_objects() {
     run(async {
         let mut expected: Option<Vec<Value>> = None;
-        let mut deaths = 0;
         for stop_after in 1..=WRITES_MAX {
             let world = World::new(&format!("crash-{stop_after}")).await;
             let mut died = false;
@@ -71,11 +70,11 @@ fn an_operator_killed_between_any_two_writes_gets_to_the_same_objects() {
             }
             assert_eq!(wanted.len(), OWNED.len() - 1, "all but the autoscaler");
             if !died {
+                let deaths = stop_after - 1;
                 println!("{deaths} deaths, each after another write");
                 assert!(deaths >= 14, "the steps take more writes than that");
                 return;
             }
-            deaths += 1;
         }
         panic!("the operator still writes after {WRITES_MAX} writes");
     });

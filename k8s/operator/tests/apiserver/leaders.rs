@@ -54,7 +54,7 @@ fn when_the_leader_is_killed_another_takes_over_and_only_leaders_write() {
         }
         // Told to end, a leader gives the Lease away: nobody has to wait until it is over.
         let leader = wait_for_a_leader(&operators).await;
-        operators[leader].terminate();
+        operators[leader].signal("TERM");
         let deadline = Instant::now() + PATIENCE;
         while operators[leader].ended().is_none() {
             assert!(Instant::now() < deadline, "it does not end");
@@ -62,6 +62,30 @@ fn when_the_leader_is_killed_another_takes_over_and_only_leaders_write() {
         }
         assert!(operators[leader].ended().is_some_and(|status| status.success()));
         operators[1 - leader].until_it_leads(true).await;
+    });
+}
+
+#[test]
+#[ignore = "needs the API server of `make k8s`"]
+fn a_leader_that_slept_through_its_lease_writes_nothing_more() {
+    run(async {
+        let world = World::new("sleepers").await;
+        world.apply(blue(json!({}))).await.unwrap();
+        let sleeper = world.operator();
+        sleeper.until_it_leads(true).await;
+        world.until_reason("BrokersNotReady").await;
+        let writes = sleeper.metric("kafscale_operator_writes_total");
+        sleeper.signal("STOP");
+        let other = world.operator();
+        other.until_it_leads(true).await;
+        let broken = break_something(&world).await;
+        until_it_is_mended(&world, &broken).await;
+        sleeper.signal("CONT");
+        sleeper.until_it_leads(false).await;
+        let broken = break_something(&world).await;
+        until_it_is_mended(&world, &broken).await;
+        assert_eq!(sleeper.metric("kafscale_operator_writes_total"), writes);
+        assert!(other.leads());
     });
 }
 

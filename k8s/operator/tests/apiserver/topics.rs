@@ -315,3 +315,86 @@ fn bad_topics_and_changes_that_cannot_be_are_refused() {
         }
     });
 }
+
+/// More writes than the life of a topic takes.
+const WRITES_MAX: u64 = 30;
+
+#[test]
+#[ignore = "needs the API server of `make k8s`"]
+fn an_operator_killed_between_any_two_writes_gets_to_the_same_topic() {
+    run(async {
+        let directory = tempfile::tempdir_in(variable("KAFSCALE_TEST_DIR")).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], kafscale_test_etcd::free_port("127.0.0.1")));
+        let _broker = broker(address, directory.path());
+        let mut client = connect(address).await;
+        for stop_after in 1..=WRITES_MAX {
+            let world = World::new(&format!("topic-crash-{stop_after}")).await;
+            // No etcd: nothing but the topic is written about, and the cluster's status.
+            world.apply(blue(json!({"etcd": {"endpoints": []}}))).await.unwrap();
+            let name = format!("orders-{stop_after}");
+            let says = |partitions: i32, settings: Value| {
+                let spec = json!({"partitions": partitions, "topicName": name, "deletionPolicy": "Delete"});
+                let mut topic = orders(spec);
+                for (key, value) in settings.as_object().unwrap() {
+                    topic["spec"][key] = value.clone();
+                }
+                topic
+            };
+            let number = stop_after.to_string();
+            let bootstrap = ("KAFSCALE_OPERATOR_BOOTSTRAP", address.to_string());
+            let bootstrap = (bootstrap.0, bootstrap.1.as_str());
+            let stops = ("KAFSCALE_OPERATOR_STOP_AFTER_WRITES", number.as_str());
+            let mut fragile = world.operator_with(&[bootstrap, stops]);
+            let mut sound = None;
+            let steps = [
+                says(2, json!({"retentionMs": 3600000})),
+                says(4, json!({"config": {"segment.ms": "60000"}})),
+            ];
+            for step in steps {
+                world.apply(step).await.unwrap();
+                let deadline = Instant::now() + PATIENCE;
+                loop {
+                    let topic = world.get("KafscaleTopic", "orders").await.unwrap();
+                    let told = condition(&topic, "InSync");
+                    let generation = &topic["metadata"]["generation"];
+                    if told["reason"] == "AsSpecified" && told["observedGeneration"] == *generation {
+                        break;
+                    }
+                    if sound.is_none() && fragile.ended().is_some() {
+                        sound = Some(world.operator_with(&[bootstrap]));
+                    }
+                    assert!(
+                        Instant::now() < deadline,
+                        "after {stop_after} writes and a death: {topic:#}"
+                    );
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            let wanted = Some((4, settings(&[("segment.ms", "60000")])));
+            assert_eq!(
+                found(&mut client, &name),
+                wanted,
+                "after {stop_after} writes and a death"
+            );
+            world.delete("KafscaleTopic", "orders").await;
+            let deadline = Instant::now() + PATIENCE;
+            while world.get("KafscaleTopic", "orders").await.is_some() {
+                if sound.is_none() && fragile.ended().is_some() {
+                    sound = Some(world.operator_with(&[bootstrap]));
+                }
+                assert!(
+                    Instant::now() < deadline,
+                    "not deleted after {stop_after} writes and a death"
+                );
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            assert_eq!(found(&mut client, &name), None);
+            if sound.is_none() && fragile.ended().is_none() {
+                println!("{} deaths, each after another write", stop_after - 1);
+                assert!(stop_after > 9, "a topic's life takes more writes than that");
+                return;
+            }
+        }
+        panic!("the operator still writes after {WRITES_MAX} writes");
+    });
+}

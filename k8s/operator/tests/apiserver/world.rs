@@ -303,14 +303,11 @@ impl Operator {
         let _ = self.child.wait();
     }
 
-    /// SIGTERM.
-    pub fn terminate(&self) {
+    /// Sends a signal, by its name.
+    pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill")
-            .args(["-s", "TERM", &pid])
-            .status()
-            .unwrap()
-            .success());
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+        assert!(sent.success(), "{name} reaches process {pid}");
     }
 
     /// How it ended, if it has.
