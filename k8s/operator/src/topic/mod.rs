@@ -9,7 +9,7 @@ use crate::writes::WriteError;
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kafka::{Admin, KafkaError, Topic};
+use kafka::{Admin, KafkaError};
 use kube::api::Patch;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::ObjectRef;
@@ -123,14 +123,14 @@ async fn reconcile(topic: Arc<KafscaleTopic>, context: Arc<Context>) -> Result<A
             Outcome::Failed("TopicTaken", message)
         }
         None => match carry_out(&topic, &namespace, &context).await {
-            Ok(found) => Outcome::Found(found),
+            Ok(outcome) => outcome,
             Err(ReconcileError::Kafka(error)) => failure(&error),
             Err(error) => return Err(error),
         },
     };
     tell(&topic, &outcome, &namespace, &context).await?;
     Ok(Action::requeue(match outcome {
-        Outcome::Found(_) => LOOK_AGAIN,
+        Outcome::Found(_) | Outcome::Created(_) => LOOK_AGAIN,
         Outcome::Failed("BrokerRefuses", _) => RESYNC,
         Outcome::Failed(..) => RETRY,
     }))
@@ -167,7 +167,7 @@ async fn elder(topic: &KafscaleTopic, namespace: &str, context: &Context) -> Res
 }
 
 /// Makes the topic as the spec says; returns it as it is then.
-async fn carry_out(topic: &KafscaleTopic, namespace: &str, context: &Context) -> Result<Topic, ReconcileError> {
+async fn carry_out(topic: &KafscaleTopic, namespace: &str, context: &Context) -> Result<Outcome, ReconcileError> {
     let name = plan::name(topic);
     let mut admin = context.connect(&topic.spec.cluster_ref, namespace).await?;
     let found = admin.topic(&name).await?;
@@ -188,7 +188,11 @@ async fn carry_out(topic: &KafscaleTopic, namespace: &str, context: &Context) ->
         _ => admin.topic(&name).await?,
     };
     // Another broker may hear of it a moment later.
-    now.ok_or(ReconcileError::Kafka(KafkaError::Silent))
+    let now = now.ok_or(ReconcileError::Kafka(KafkaError::Silent))?;
+    Ok(match steps.first() {
+        Some(Step::Create) => Outcome::Created(now),
+        _ => Outcome::Found(now),
+    })
 }
 
 /// Deals with the topic of a resource that goes.

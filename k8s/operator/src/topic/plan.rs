@@ -69,9 +69,22 @@ fn managed(topic: &KafscaleTopic) -> &[String] {
     topic.status.as_ref().map_or(&[], |status| &status.managed_config)
 }
 
+/// The id of the topic that the resource was about before, where `found` is another of the same name.
+fn replaced<'a>(topic: &'a KafscaleTopic, found: &Topic) -> Option<&'a String> {
+    let before = topic.status.as_ref().and_then(|status| status.topic_id.as_ref());
+    before.filter(|before| **before != found.id.to_string())
+}
+
 /// How the topic differs from its spec in what the operator does not change.
 pub fn drift(topic: &KafscaleTopic, found: &Topic) -> Vec<(&'static str, String)> {
     let mut drift = Vec::new();
+    if let Some(before) = replaced(topic, found) {
+        let now = found.id;
+        drift.push((
+            "TopicReplaced",
+            format!("somebody deleted the topic with the id {before} and made another, {now}: it is not deleted with this resource, unless the resource is made again"),
+        ));
+    }
     if found.partitions > topic.spec.partitions {
         let (has, wants) = (found.partitions, topic.spec.partitions);
         drift.push((
@@ -101,6 +114,8 @@ pub fn drift(topic: &KafscaleTopic, found: &Topic) -> Vec<(&'static str, String)
 pub enum Outcome {
     /// The topic as it is now.
     Found(Topic),
+    /// The topic as it is now, made in this round.
+    Created(Topic),
     /// Reason, as one word, and what to do.
     Failed(&'static str, String),
 }
@@ -109,13 +124,17 @@ pub enum Outcome {
 pub fn status(topic: &KafscaleTopic, outcome: &Outcome, now: &Time) -> TopicStatus {
     let before = topic.status.clone().unwrap_or_default();
     let ready = match outcome {
-        Outcome::Found(found) => (true, "Served".to_string(), format!("{} partitions", found.partitions)),
+        Outcome::Found(found) | Outcome::Created(found) => {
+            (true, "Served".to_string(), format!("{} partitions", found.partitions))
+        }
         Outcome::Failed(reason, message) => (false, (*reason).to_string(), message.clone()),
     };
     let mut conditions = vec![condition(topic, &before, "Ready", ready, now)];
     match outcome {
-        Outcome::Found(found) => {
-            let drift = drift(topic, found);
+        Outcome::Found(found) | Outcome::Created(found) => {
+            let mut drift = drift(topic, found);
+            // What we made ourselves is ours, whatever was there before.
+            drift.retain(|(reason, _)| *reason != "TopicReplaced" || matches!(outcome, Outcome::Found(_)));
             let told = match drift.first() {
                 None => (
                     true,
@@ -133,11 +152,14 @@ pub fn status(topic: &KafscaleTopic, outcome: &Outcome, now: &Time) -> TopicStat
         Outcome::Failed(..) => conditions.extend(before.conditions.iter().find(|old| old.type_ == "InSync").cloned()),
     }
     let (id, partitions, managed_config) = match outcome {
-        Outcome::Found(found) => (
-            Some(found.id.to_string()),
-            Some(found.partitions),
-            config(topic).into_keys().collect(),
-        ),
+        Outcome::Found(found) | Outcome::Created(found) => {
+            let known = match outcome {
+                Outcome::Found(_) => replaced(topic, found).cloned(),
+                _ => None,
+            };
+            let id = known.unwrap_or_else(|| found.id.to_string());
+            (Some(id), Some(found.partitions), config(topic).into_keys().collect())
+        }
         Outcome::Failed(..) => (before.topic_id, before.partitions, before.managed_config),
     };
     TopicStatus {
@@ -237,6 +259,23 @@ mod tests {
         );
         assert!(in_sync.message.contains("set spec.partitions to 6"));
         assert!(in_sync.message.contains("segment.ms=60000"));
+    }
+
+    #[test]
+    fn another_topic_of_the_same_name_is_told_and_does_not_become_ours_unless_we_made_it() {
+        let mut wanted = topic(json!({}), &[]);
+        let now = Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+        wanted.status = Some(status(&wanted, &Outcome::Found(found(4, &[])), &now));
+        let other = Topic {
+            id: TopicId([8; 16]),
+            ..found(4, &[])
+        };
+        let theirs = status(&wanted, &Outcome::Found(other.clone()), &now);
+        assert_eq!(theirs.topic_id, Some(TopicId([7; 16]).to_string()));
+        assert_eq!(theirs.conditions[1].reason, "TopicReplaced");
+        let ours = status(&wanted, &Outcome::Created(other), &now);
+        assert_eq!(ours.topic_id, Some(TopicId([8; 16]).to_string()));
+        assert_eq!(ours.conditions[1].reason, "AsSpecified");
     }
 
     #[test]

@@ -41,6 +41,18 @@ fn leaders() -> Option<BTreeMap<i32, SocketAddr>> {
         .collect()
 }
 
+/// The brokers that one of them knows of.
+fn known_brokers(index: u8) -> Vec<i32> {
+    let nothing = MetadataRequest {
+        topics: Some(Vec::new()),
+        ..MetadataRequest::default()
+    };
+    let answer = Client::connect(broker(index)).unwrap().call(9, &nothing);
+    let mut ids: Vec<i32> = answer.brokers.iter().map(|broker| broker.node_id).collect();
+    ids.sort_unstable();
+    ids
+}
+
 /// Writes one record after another until it is told to stop; returns what was acknowledged, by partition and offset.
 fn produce(stop: &AtomicBool) -> BTreeMap<(i32, i64), Vec<u8>> {
     let mut acknowledged = BTreeMap::new();
@@ -191,17 +203,8 @@ fn the_pods_are_one_cluster_that_rolls_and_shrinks_without_losing_an_acknowledge
             .ask_for_topic(TOPIC, PARTITIONS, &[]);
         assert_eq!(created, ErrorCode::NONE);
         let deadline = Instant::now() + PATIENCE;
-        let spread = || {
-            leaders().map_or(0, |leaders| {
-                leaders.values().collect::<std::collections::BTreeSet<_>>().len()
-            })
-        };
-        while spread() < 3 {
-            assert!(
-                Instant::now() < deadline,
-                "three brokers are not one cluster: {:?}",
-                leaders()
-            );
+        while (0..3).any(|index| known_brokers(index) != [0, 1, 2]) || leaders().is_none() {
+            assert!(Instant::now() < deadline, "three brokers are not one cluster");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
 

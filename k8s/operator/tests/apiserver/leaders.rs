@@ -74,7 +74,14 @@ fn a_leader_that_slept_through_its_lease_writes_nothing_more() {
         let sleeper = world.operator();
         sleeper.until_it_leads(true).await;
         world.until_reason("BrokersNotReady").await;
-        let writes = sleeper.metric("kafscale_operator_writes_total");
+        let mut writes = None;
+        let deadline = Instant::now() + PATIENCE;
+        // Until it has written all it wants to.
+        while writes.is_none() || writes != sleeper.metric("kafscale_operator_writes_total") {
+            assert!(Instant::now() < deadline, "it writes for ever");
+            writes = sleeper.metric("kafscale_operator_writes_total");
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
         sleeper.signal("STOP");
         let other = world.operator();
         other.until_it_leads(true).await;

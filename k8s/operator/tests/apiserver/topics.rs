@@ -273,14 +273,16 @@ fn a_topic_goes_with_its_resource_only_where_that_is_said_and_only_the_same_topi
             ..DeleteTopicsRequest::default()
         };
         assert_eq!(client.call(5, &request).responses[0].error_code, ErrorCode::NONE);
-        assert_eq!(client.ask_for_topic("again", 1, &[]), ErrorCode::NONE);
+        assert_eq!(client.ask_for_topic("again", 2, &[]), ErrorCode::NONE);
+        nudge(world, "again").await;
+        until_reason(world, "again", "InSync", "TopicReplaced").await;
         for name in ["kept", "gone", "again"] {
             world.delete("KafscaleTopic", name).await;
             world.until("KafscaleTopic", name, "goes", Value::is_null).await;
         }
         assert!(found(&mut client, "kept").is_some(), "the default is to retain");
         assert_eq!(found(&mut client, "gone"), None);
-        assert_eq!(found(&mut client, "again").map(|(partitions, _)| partitions), Some(1));
+        assert_eq!(found(&mut client, "again").map(|(partitions, _)| partitions), Some(2));
     });
 }
 
