@@ -62,7 +62,9 @@ impl World {
             client,
             namespace: namespace.to_string(),
         };
-        let this = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        // Brokers have to satisfy the strictest of Kubernetes' profiles: other pods are not let in.
+        let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+        let this = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}});
         let namespaces = Api::<DynamicObject>::all_with(world.client.clone(), &resource("Namespace"));
         namespaces
             .create(&PostParams::default(), &serde_json::from_value(this).unwrap())
