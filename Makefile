@@ -17,10 +17,10 @@ COMPARE_ARGS ?=
 # Of `make bench-check`: --update writes a new baseline.
 CHECK_ARGS ?=
 
-.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster failover scale demo compat groups bench bench-compare bench-check test-produce-consume test-consumer-group
+.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster failover scale demo compat groups k8s bench bench-compare bench-check test-produce-consume test-consumer-group
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-22s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-22s %s\n", $$1, $$2 }'
 
 build: ## Release binaries in target/release
 	@ci/install.sh
@@ -77,6 +77,9 @@ compat: ## Real Kafka clients against a real broker
 
 groups: ## Real consumer groups whose members are killed again and again: make groups SECONDS=180 MEMBERS=20 CLIENTS=java-4
 	@ci/compat.sh --groups --seconds $(SECONDS) --members $(MEMBERS) $(CLIENTS)
+
+k8s: ## The operator against a real Kubernetes API server, which the first run builds from source
+	@ci/k8s.sh
 
 test-produce-consume: ## kcat writes records and reads them back, also after a restart
 	@ci/compat.sh produce-consume

@@ -25,7 +25,8 @@ use std::collections::BTreeMap;
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
     printcolumn = r#"{"name":"Brokers","type":"integer","jsonPath":".status.readyBrokers"}"#,
-    validation = "self.metadata.name.size() <= 40"
+    validation = Rule::new("self.metadata.name.size() <= 40")
+        .message("the name may have 40 characters at most: names of brokers are made from it")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterSpec {
@@ -45,11 +46,17 @@ pub struct ClusterSpec {
 /// The brokers and how clients reach them.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = "!has(self.autoscaling) || !has(self.replicas)")]
+#[x_kube(
+    validation = Rule::new("!has(self.autoscaling) || !has(self.replicas)")
+        .message("set replicas or autoscaling, not both: an autoscaler owns the number of brokers"),
+    validation = Rule::new("!has(self.advertisedHost) || self.advertisedHost.contains('$(') || (has(self.replicas) && self.replicas == 1)")
+        .message("advertisedHost has to differ between brokers: put $(POD_NAME) or $(KAFSCALE_BROKER_ID) in it")
+)]
 pub struct Brokers {
-    /// How many brokers; default 3. Not together with `autoscaling`.
+    /// How many brokers, 1 to 1000; default 3. Not together with `autoscaling`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 1000))]
+    #[x_kube(validation = Rule::new("self >= 1 && self <= 1000")
+        .message("a cluster has 1 to 1000 brokers; to stop one without losing anything, delete the KafscaleCluster: its records stay in the bucket"))]
     pub replicas: Option<i32>,
     /// Image of the broker; default: the one that the operator was started with.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,7 +102,7 @@ pub struct Brokers {
 /// Bounds and aim of the autoscaler.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = "self.minReplicas <= self.maxReplicas")]
+#[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas").message("minReplicas is greater than maxReplicas"))]
 pub struct Autoscaling {
     /// Never fewer brokers than this.
     #[schemars(range(min = 1, max = 1000))]
@@ -218,7 +225,8 @@ pub struct Config {
     /// Any other setting of docs/settings.md, by its variable (`KAFSCALE_SHARDS: "2"`). What the operator sets itself
     /// cannot be set here.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[x_kube(validation = "self.all(k, k.startsWith('KAFSCALE_'))")]
+    #[x_kube(validation = Rule::new("self.all(k, k.startsWith('KAFSCALE_'))")
+        .message("settings of the broker begin with KAFSCALE_"))]
     pub env: BTreeMap<String, String>,
 }
 
@@ -240,15 +248,109 @@ pub struct ClusterStatus {
     pub conditions: Vec<Condition>,
 }
 
+/// A topic of a Kafscale cluster.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "kafscale.io",
+    version = "v1alpha1",
+    kind = "KafscaleTopic",
+    plural = "kafscaletopics",
+    shortname = "kft",
+    namespaced,
+    derive = "Default",
+    derive = "PartialEq",
+    status = "TopicStatus",
+    printcolumn = r#"{"name":"Cluster","type":"string","jsonPath":".spec.clusterRef"}"#,
+    printcolumn = r#"{"name":"Partitions","type":"integer","jsonPath":".status.partitions"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
+    printcolumn = r#"{"name":"In sync","type":"string","jsonPath":".status.conditions[?(@.type=='InSync')].status"}"#
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.topicName) == has(oldSelf.topicName) && (!has(self.topicName) || self.topicName == oldSelf.topicName)")
+        .message("topicName cannot be changed: make another KafscaleTopic"),
+    validation = Rule::new("!has(self.config) || !('retention.ms' in self.config)")
+        .message("set retentionMs instead of config['retention.ms']"),
+    validation = Rule::new("!has(self.config) || !('retention.bytes' in self.config)")
+        .message("set retentionBytes instead of config['retention.bytes']")
+)]
+pub struct TopicSpec {
+    /// Name of the `KafscaleCluster`, in the same namespace. Cannot be changed.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("clusterRef cannot be changed: make another KafscaleTopic"))]
+    #[schemars(length(min = 1, max = 40))]
+    pub cluster_ref: String,
+    /// The topic's name in Kafka, for names that Kubernetes does not allow; default: the resource's. Cannot be changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
+    pub topic_name: Option<String>,
+    /// How many partitions. May grow, not shrink.
+    #[schemars(range(min = 1, max = 100_000))]
+    #[x_kube(validation = Rule::new("self >= oldSelf").message("partitions cannot be taken away, only added"))]
+    pub partitions: i32,
+    /// How long records are kept, in milliseconds; −1: for ever. Default: the brokers'.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1))]
+    pub retention_ms: Option<i64>,
+    /// How many bytes of a partition are kept; −1: all. Default: the brokers'.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1))]
+    pub retention_bytes: Option<i64>,
+    /// Any other setting of topics, by Kafka's name. Others' settings on the topic stay, and are told as drift.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: BTreeMap<String, String>,
+    /// Whether the topic and its records are deleted together with this resource. Default: `Retain`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
+}
+
+/// What becomes of a topic whose resource is deleted.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeletionPolicy {
+    /// It stays as it is.
+    #[default]
+    Retain,
+    /// It is deleted, with all records.
+    Delete,
+}
+
+/// What the operator found of a topic.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TopicStatus {
+    /// The generation of the spec that the rest is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The topic's id in Kafka: another topic of the same name is never deleted for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
+    /// Partitions that it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<i32>,
+    /// Settings that the operator gave to it: it takes them back when the spec does not say them any more.
+    #[serde(default)]
+    pub managed_config: Vec<String>,
+    /// `Ready`, and `InSync`: false if the topic differs from the spec in what the operator leaves alone.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
 /// The definitions of all resources, as YAML documents.
 ///
 /// # Errors
 /// If a schema cannot be written as YAML, which is a fault of these types.
 pub fn definitions() -> Result<String, serde_saphyr::ser::Error> {
-    Ok(format!(
-        "# Made by `kafscale-operator crds`; do not edit.\n{}",
-        serde_saphyr::to_string(&KafscaleCluster::crd())?
-    ))
+    let mut text = "# Made by `kafscale-operator crds`; do not edit.\n".to_string();
+    for (number, mut definition) in [KafscaleCluster::crd(), KafscaleTopic::crd()].into_iter().enumerate() {
+        if number > 0 {
+            text += "---\n";
+        }
+        definition.metadata.labels = Some(BTreeMap::from([(
+            "app.kubernetes.io/part-of".to_string(),
+            "kafscale".to_string(),
+        )]));
+        text += &serde_saphyr::to_string(&definition)?;
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

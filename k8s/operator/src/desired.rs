@@ -136,10 +136,13 @@ fn service_account(cluster: &KafscaleCluster) -> Value {
 }
 
 fn headless_service(cluster: &KafscaleCluster) -> Value {
+    let mut metadata = metadata(cluster, headless_name(cluster), json!({}));
+    // Scrapes find brokers by this: each once, through this Service and not the other.
+    metadata["labels"]["app.kubernetes.io/component"] = json!("brokers");
     json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": metadata(cluster, headless_name(cluster), json!({})),
+        "metadata": metadata,
         "spec": {
             "clusterIP": "None",
             // A broker that drains must still be found by the clients that it answers.

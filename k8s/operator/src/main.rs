@@ -1,20 +1,21 @@
-//! Keeps brokers on Kubernetes as their `KafscaleCluster` says.
+//! Keeps brokers on Kubernetes as their `KafscaleCluster` says, and topics as their `KafscaleTopic`.
 
 mod crd;
 mod desired;
+mod leader;
 mod metrics;
 mod reconcile;
+mod settings;
 mod status;
+mod topic;
+mod writes;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
-const USAGE: &str = "kafscale-operator run    reconciles until SIGTERM
+const COMMANDS: &str = "kafscale-operator run    reconciles until SIGTERM
 kafscale-operator crds   prints the definitions of the custom resources
-
-KAFSCALE_OPERATOR_BROKER_IMAGE   image of the brokers where a cluster names none (needed by run)
-KAFSCALE_OPERATOR_METRICS_ADDR   where /metrics and /healthz are served (0.0.0.0:8080)
-RUST_LOG                         which lines are logged (info)";
+";
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
@@ -23,7 +24,7 @@ fn main() -> ExitCode {
             .map(|text| print!("{text}"))
             .map_err(|error| error.to_string()),
         Some("run") => run(),
-        _ => Err(USAGE.to_string()),
+        _ => Err(format!("{COMMANDS}\n{}", settings::USAGE)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -35,25 +36,58 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), String> {
-    let image = std::env::var("KAFSCALE_OPERATOR_BROKER_IMAGE")
-        .map_err(|_| "set KAFSCALE_OPERATOR_BROKER_IMAGE".to_string())?;
-    let address = std::env::var("KAFSCALE_OPERATOR_METRICS_ADDR").unwrap_or_else(|_| "0.0.0.0:8080".to_string());
+    let settings = settings::read(|name| std::env::var(name).ok()).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| error.to_string())?;
-    runtime.block_on(async {
-        let listener = tokio::net::TcpListener::bind(&address)
-            .await
-            .map_err(|error| format!("listen on {address}: {error}"))?;
-        let client = kube::Client::try_default()
-            .await
-            .map_err(|error| format!("find the API server: {error}"))?;
-        let metrics = Arc::new(metrics::Metrics::default());
-        let server = tokio::spawn(metrics::serve(listener, metrics.clone()));
-        log::info!("reconciling; metrics on {address}");
-        reconcile::run(client, image, metrics).await;
-        server.abort();
-        Ok(())
-    })
+    runtime.block_on(serve(settings))
+}
+
+async fn serve(settings: settings::Settings) -> Result<(), String> {
+    let address = &settings.metrics_address;
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .map_err(|error| format!("listen on {address}: {error}"))?;
+    let client = kube::Client::try_default()
+        .await
+        .map_err(|error| format!("find the API server: {error}"))?;
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .map_err(|error| format!("listen for SIGTERM: {error}"))?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    };
+    let leadership = Arc::new(leader::Leadership::default());
+    let metrics = Arc::new(metrics::Metrics::new(leadership.clone()));
+    let server = tokio::spawn(metrics::serve(listener, metrics.clone()));
+    let writes = writes::Writes::new(leadership.clone(), metrics.clone(), settings.stop_after_writes);
+    let context = Arc::new(reconcile::Context::new(
+        client.clone(),
+        settings.broker_image,
+        settings.watched_namespace,
+        metrics,
+        writes,
+    ));
+    let duration = settings.lease_duration;
+    let mut election = leader::Election::new(client, &settings.lease_namespace, identity(), duration, leadership);
+    log::info!("metrics on {address}");
+    let topics = Arc::new(topic::Context::new(context.clone(), settings.bootstrap));
+    let work = || async {
+        futures::join!(reconcile::run(context.clone()), topic::run(topics.clone()));
+    };
+    election.lead(work, stop).await;
+    server.abort();
+    Ok(())
+}
+
+/// What no other process is called, and tells people which pod it is.
+fn identity() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "operator".to_string());
+    let since_epoch = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    format!("{host}_{}_{:x}", std::process::id(), since_epoch.as_nanos())
 }

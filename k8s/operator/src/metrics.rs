@@ -1,8 +1,9 @@
 //! Health and metrics of the operator itself, over HTTP.
 
+use crate::leader::Leadership;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -14,9 +15,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Metrics {
     rounds: AtomicU64,
     failures: AtomicU64,
+    writes: AtomicU64,
+    leadership: Arc<Leadership>,
 }
 
 impl Metrics {
+    /// Nothing has happened yet.
+    pub fn new(leadership: Arc<Leadership>) -> Self {
+        Metrics {
+            leadership,
+            ..Metrics::default()
+        }
+    }
+
     /// A round of reconciliation began.
     pub fn count_round(&self) {
         self.rounds.fetch_add(1, Ordering::Relaxed);
@@ -25,6 +36,11 @@ impl Metrics {
     /// A round ended early.
     pub fn count_failure(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Something was changed.
+    pub fn count_write(&self) {
+        self.writes.fetch_add(1, Ordering::Relaxed);
     }
 
     fn page(&self) -> String {
@@ -42,6 +58,15 @@ impl Metrics {
             "kafscale_operator_reconcile_errors_total",
             "Rounds that ended early.",
             &self.failures,
+        ) + &counter(
+            "kafscale_operator_writes_total",
+            "Changes that this operator made, whether or not anything was different before.",
+            &self.writes,
+        ) + &format!(
+            "# HELP kafscale_operator_leader Whether this replica of the operator leads.\n\
+             # TYPE kafscale_operator_leader gauge\n\
+             kafscale_operator_leader {}\n",
+            u8::from(self.leadership.until(Instant::now()).is_some())
         )
     }
 

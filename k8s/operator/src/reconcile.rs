@@ -6,6 +6,7 @@ use crate::crd::{ClusterStatus, KafscaleCluster};
 use crate::desired::{self, Desired};
 use crate::metrics::Metrics;
 use crate::status::status;
+use crate::writes::{WriteError, Writes};
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
@@ -13,6 +14,7 @@ use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::NamespaceResourceScope;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::controller::{Action, Controller};
@@ -20,6 +22,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::{json, Value};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,9 +32,9 @@ const MANAGER: &str = "kafscale-operator";
 /// remove it, and Kubernetes would set it to its default, one.
 const REPLICAS_MANAGER: &str = "kafscale-operator-replicas";
 /// Looked at again after this long even if nothing is heard.
-const RESYNC: Duration = Duration::from_secs(300);
+pub const RESYNC: Duration = Duration::from_secs(300);
 /// After an error.
-const RETRY: Duration = Duration::from_secs(5);
+pub const RETRY: Duration = Duration::from_secs(5);
 
 /// Why a round did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -39,48 +42,134 @@ pub enum ReconcileError {
     /// The API server refused, or cannot be reached.
     #[error("{0}: {1}")]
     Kube(String, #[source] Box<kube::Error>),
+    /// Another operator leads, or will soon.
+    #[error("{0}: this operator does not lead any more")]
+    NotLeading(String),
     /// Somebody else's object has the name.
     #[error("{0} exists and does not belong to this cluster: remove it, or name the cluster differently")]
     NotOurs(String),
+    /// A broker refuses, or cannot be reached.
+    #[error("{0}")]
+    Kafka(#[from] crate::topic::kafka::KafkaError),
     /// An object of ours that is none.
     #[error("an object without {0}")]
     Malformed(&'static str),
 }
 
-fn doing(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ReconcileError {
+/// The error of somebody who was `what`.
+pub fn doing(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ReconcileError {
     let what = what.into();
     move |error| ReconcileError::Kube(what, Box::new(error))
 }
 
-/// What a round needs.
-pub struct Context {
-    client: Client,
-    image: String,
-    recorder: Recorder,
-    metrics: Arc<Metrics>,
+/// For patches that are not applied.
+pub fn as_ourselves() -> PatchParams {
+    PatchParams {
+        field_manager: Some(MANAGER.to_string()),
+        ..PatchParams::default()
+    }
 }
 
-/// Reconciles all clusters until the process is told to end. `image` is the broker's where a spec names none.
-pub async fn run(client: Client, image: String, metrics: Arc<Metrics>) {
-    let reporter = Reporter {
-        controller: MANAGER.to_string(),
-        instance: None,
-    };
-    let recorder = Recorder::new(client.clone(), reporter);
-    let context = Arc::new(Context {
-        client: client.clone(),
-        image,
-        recorder,
-        metrics,
-    });
+/// What a round needs.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// The broker's image where a spec names none.
+    pub image: String,
+    /// The only namespace that is looked at; none: all.
+    pub namespace: Option<String>,
+    /// What happens is counted here.
+    pub metrics: Arc<Metrics>,
+    /// Everything that changes something goes through it.
+    pub writes: Writes,
+    recorder: Recorder,
+}
+
+impl Context {
+    /// What all rounds share.
+    pub fn new(
+        client: Client,
+        image: String,
+        namespace: Option<String>,
+        metrics: Arc<Metrics>,
+        writes: Writes,
+    ) -> Context {
+        let reporter = Reporter {
+            controller: MANAGER.to_string(),
+            instance: None,
+        };
+        Context {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            image,
+            namespace,
+            metrics,
+            writes,
+        }
+    }
+
+    /// The resources of a kind that this operator looks at.
+    pub fn watched<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    /// Carries out one write to the API server.
+    ///
+    /// # Errors
+    /// If it is refused, or this process does not lead.
+    pub async fn write<T>(
+        &self,
+        what: impl Into<String>,
+        write: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, ReconcileError> {
+        let what = what.into();
+        match self.writes.carry_out(write).await {
+            Ok(outcome) => Ok(outcome),
+            Err(WriteError::NotLeading) => Err(ReconcileError::NotLeading(what)),
+            Err(WriteError::Failed(error)) => Err(doing(what)(error)),
+        }
+    }
+
+    /// Tells those who look at `regarding` what happened. A courtesy: the status has it all.
+    pub async fn publish<K: Resource<DynamicType = ()>>(
+        &self,
+        regarding: &K,
+        good: bool,
+        reason: String,
+        note: String,
+    ) {
+        let event = Event {
+            type_: if good { EventType::Normal } else { EventType::Warning },
+            reason,
+            note: Some(note),
+            action: "Reconcile".to_string(),
+            secondary: None,
+        };
+        let reference = regarding.object_ref(&());
+        if let Err(error) = self
+            .write("publish event", self.recorder.publish(&event, &reference))
+            .await
+        {
+            log::warn!("{error}");
+        }
+    }
+}
+
+/// Reconciles all clusters, for ever.
+pub async fn run(context: Arc<Context>) {
     let everything = watcher::Config::default;
-    Controller::new(Api::<KafscaleCluster>::all(client.clone()), everything())
-        .owns(Api::<StatefulSet>::all(client.clone()), everything())
-        .owns(Api::<Service>::all(client.clone()), everything())
-        .owns(Api::<ServiceAccount>::all(client.clone()), everything())
-        .owns(Api::<PodDisruptionBudget>::all(client.clone()), everything())
-        .owns(Api::<HorizontalPodAutoscaler>::all(client), everything())
-        .shutdown_on_signal()
+    Controller::new(context.watched::<KafscaleCluster>(), everything())
+        .owns(context.watched::<StatefulSet>(), everything())
+        .owns(context.watched::<Service>(), everything())
+        .owns(context.watched::<ServiceAccount>(), everything())
+        .owns(context.watched::<PodDisruptionBudget>(), everything())
+        .owns(context.watched::<HorizontalPodAutoscaler>(), everything())
         .run(reconcile, on_error, context)
         .for_each(|_| async {})
         .await;
@@ -115,21 +204,22 @@ async fn carry_out(
 ) -> Result<Option<StatefulSet>, ReconcileError> {
     let namespace = cluster.namespace().ok_or(ReconcileError::Malformed("namespace"))?;
     for object in &desired.objects {
-        apply(cluster, object, &namespace, &context.client).await?;
+        apply(cluster, object, &namespace, context).await?;
     }
     let name = desired::name(cluster);
     let sets = Api::<StatefulSet>::namespaced(context.client.clone(), &namespace);
     // None: they are the autoscaler's.
     if let Some(replicas) = desired.replicas {
-        remove_autoscaler(cluster, &namespace, &context.client).await?;
+        remove_autoscaler(cluster, &namespace, context).await?;
         let patch = json!({
             "apiVersion": "apps/v1", "kind": "StatefulSet",
             "metadata": {"name": name}, "spec": {"replicas": replicas},
         });
         let parameters = PatchParams::apply(REPLICAS_MANAGER).force();
-        sets.patch(&name, &parameters, &Patch::Apply(patch))
-            .await
-            .map_err(doing("set the number of brokers"))?;
+        let patch = Patch::Apply(patch);
+        context
+            .write("set the number of brokers", sets.patch(&name, &parameters, &patch))
+            .await?;
     }
     sets.get_opt(&name).await.map_err(doing("get the StatefulSet"))
 }
@@ -138,7 +228,7 @@ async fn apply(
     cluster: &KafscaleCluster,
     object: &Value,
     namespace: &str,
-    client: &Client,
+    context: &Context,
 ) -> Result<(), ReconcileError> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
     let name = text("/metadata/name").ok_or(ReconcileError::Malformed("name"))?;
@@ -146,16 +236,17 @@ async fn apply(
     let api_version = text("/apiVersion").ok_or(ReconcileError::Malformed("apiVersion"))?;
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-    let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource);
+    let api = Api::<DynamicObject>::namespaced_with(context.client.clone(), namespace, &resource);
     let what = format!("{kind} {name}");
     let there = api.get_opt(name).await.map_err(doing(format!("get {what}")))?;
     if there.is_some_and(|there| !belongs(&there.metadata, cluster)) {
         return Err(ReconcileError::NotOurs(what));
     }
     let parameters = PatchParams::apply(MANAGER).force();
-    api.patch(name, &parameters, &Patch::Apply(object))
-        .await
-        .map_err(doing(format!("apply {what}")))?;
+    let patch = Patch::Apply(object);
+    context
+        .write(format!("apply {what}"), api.patch(name, &parameters, &patch))
+        .await?;
     Ok(())
 }
 
@@ -167,8 +258,12 @@ fn belongs(metadata: &ObjectMeta, cluster: &KafscaleCluster) -> bool {
         .any(|owner| Some(&owner.uid) == cluster.meta().uid.as_ref())
 }
 
-async fn remove_autoscaler(cluster: &KafscaleCluster, namespace: &str, client: &Client) -> Result<(), ReconcileError> {
-    let api = Api::<HorizontalPodAutoscaler>::namespaced(client.clone(), namespace);
+async fn remove_autoscaler(
+    cluster: &KafscaleCluster,
+    namespace: &str,
+    context: &Context,
+) -> Result<(), ReconcileError> {
+    let api = Api::<HorizontalPodAutoscaler>::namespaced(context.client.clone(), namespace);
     let name = desired::name(cluster);
     let there = api.get_opt(&name).await.map_err(doing("get the autoscaler"))?;
     let Some(ours) = there.filter(|there| belongs(&there.metadata, cluster)) else {
@@ -179,10 +274,17 @@ async fn remove_autoscaler(cluster: &KafscaleCluster, namespace: &str, client: &
         uid: ours.metadata.uid,
         resource_version: None,
     };
-    match api.delete(&name, &DeleteParams::default().preconditions(only)).await {
+    let parameters = DeleteParams::default().preconditions(only);
+    let outcome = context
+        .write("delete the autoscaler", api.delete(&name, &parameters))
+        .await;
+    match outcome {
         Ok(_) => Ok(()),
-        Err(kube::Error::Api(refusal)) if refusal.code == 404 => Ok(()),
-        Err(error) => Err(doing("delete the autoscaler")(error)),
+        // Somebody else was faster.
+        Err(ReconcileError::Kube(_, error)) if matches!(&*error, kube::Error::Api(refusal) if refusal.code == 404) => {
+            Ok(())
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -194,9 +296,10 @@ async fn tell(cluster: &KafscaleCluster, told: ClusterStatus, context: &Context)
     let namespace = cluster.namespace().ok_or(ReconcileError::Malformed("namespace"))?;
     let api = Api::<KafscaleCluster>::namespaced(context.client.clone(), &namespace);
     let patch = Patch::Merge(json!({"status": told}));
-    api.patch_status(&cluster.name_any(), &PatchParams::default(), &patch)
-        .await
-        .map_err(doing("write the status"))?;
+    let (name, parameters) = (cluster.name_any(), as_ourselves());
+    context
+        .write("write the status", api.patch_status(&name, &parameters, &patch))
+        .await?;
     let ready = |status: &ClusterStatus| {
         status
             .conditions
@@ -208,20 +311,8 @@ async fn tell(cluster: &KafscaleCluster, told: ClusterStatus, context: &Context)
     let Some(now) = ready(&told).filter(|now| before.is_none_or(|before| before.reason != now.reason)) else {
         return Ok(());
     };
-    let event = Event {
-        type_: if now.status == "True" {
-            EventType::Normal
-        } else {
-            EventType::Warning
-        },
-        reason: now.reason,
-        note: Some(now.message),
-        action: "Reconcile".to_string(),
-        secondary: None,
-    };
-    // An event is a courtesy: the status has it all.
-    if let Err(error) = context.recorder.publish(&event, &cluster.object_ref(&())).await {
-        log::warn!("publish event: {error}");
-    }
+    context
+        .publish(cluster, now.status == "True", now.reason, now.message)
+        .await;
     Ok(())
 }

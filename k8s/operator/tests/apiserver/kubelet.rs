@@ -1,0 +1,364 @@
+//! What a kubelet does, as far as brokers need it: pods that the StatefulSet's controller made become processes.
+//!
+//! A pod's command line and environment are taken from the pod. Only what a node gives in addition is made here: a pod's
+//! own address (each on loopback, instead of a network of its own) and its volume (a directory).
+
+use crate::world::{variable, World, PATIENCE};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use serde_json::{json, Value};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A process that is killed when this is dropped.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts one of our programs with these variables and no others.
+    pub fn start(program: &str, args: &[String], variables: &BTreeMap<String, String>, log: &Path) -> Process {
+        let program = Path::new(&variable("KAFSCALE_TEST_BIN")).join(program);
+        let words: Vec<String> = std::iter::once(program.display().to_string())
+            .chain(args.iter().cloned())
+            .collect();
+        Process::exec(&words, variables, log)
+    }
+
+    fn exec(words: &[String], variables: &BTreeMap<String, String>, log: &Path) -> Process {
+        let file = File::options().create(true).append(true).open(log).unwrap();
+        let child = Command::new(&words[0])
+            .args(&words[1..])
+            .env_clear()
+            .envs(variables)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        Process {
+            child,
+            log: log.to_path_buf(),
+        }
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        let _ = Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap();
+    }
+
+    /// All that it wrote.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!(
+                "--- {}:\n{}",
+                self.log.display(),
+                lines[lines.len().saturating_sub(20)..].join("\n")
+            );
+        }
+    }
+}
+
+struct Pod {
+    process: Process,
+    uid: Value,
+    ready: bool,
+    told_to_end: bool,
+}
+
+/// One node for all pods of a namespace.
+pub struct Kubelet {
+    world: World,
+    directory: PathBuf,
+    pods: BTreeMap<String, Pod>,
+    /// The fewest pods that were ready since [`Kubelet::watch_readiness`].
+    pub ready_min: usize,
+}
+
+impl Kubelet {
+    /// Pods' volumes and logs go below `directory`.
+    pub fn new(world: &World, directory: &Path) -> Kubelet {
+        Kubelet {
+            world: world.clone(),
+            directory: directory.to_path_buf(),
+            pods: BTreeMap::new(),
+            ready_min: 0,
+        }
+    }
+
+    /// From now on [`Kubelet::ready_min`] counts.
+    pub fn watch_readiness(&mut self) {
+        self.ready_min = self.ready();
+    }
+
+    fn ready(&self) -> usize {
+        self.pods.values().filter(|pod| pod.ready).count()
+    }
+
+    /// Works until `done` says so.
+    pub async fn work_until(&mut self, what: &str, done: impl AsyncFn(&World) -> bool) {
+        let deadline = std::time::Instant::now() + 3 * PATIENCE;
+        while !done(&self.world).await {
+            assert!(std::time::Instant::now() < deadline, "not in time: {what}");
+            self.sync().await;
+            self.ready_min = self.ready_min.min(self.ready());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn sync(&mut self) {
+        let labelled = ListParams::default().labels("app.kubernetes.io/name=kafscale-broker");
+        let listed = self.world.api("Pod").list(&labelled).await.unwrap();
+        let mut there = BTreeSet::new();
+        for pod in listed.items {
+            let pod = json!(pod);
+            there.insert(pod["metadata"]["name"].as_str().unwrap().to_string());
+            self.sync_pod(&pod).await;
+        }
+        self.pods.retain(|name, _| there.contains(name));
+    }
+
+    async fn sync_pod(&mut self, pod: &Value) {
+        let name = pod["metadata"]["name"].as_str().unwrap().to_string();
+        let uid = &pod["metadata"]["uid"];
+        if self.pods.get(&name).is_some_and(|known| known.uid != *uid) {
+            self.pods.remove(&name);
+        }
+        let goes = !pod["metadata"]["deletionTimestamp"].is_null();
+        if pod["spec"]["nodeName"].is_null() {
+            return self.bind(&name).await;
+        }
+        let Some(known) = self.pods.get_mut(&name) else {
+            if goes {
+                return self.confirm_deletion(&name, uid).await;
+            }
+            let process = start(&self.world, pod, &self.directory).await;
+            let uid = uid.clone();
+            let new = Pod {
+                process,
+                uid,
+                ready: false,
+                told_to_end: false,
+            };
+            self.pods.insert(name, new);
+            return;
+        };
+        if goes && !known.told_to_end {
+            known.process.terminate();
+            known.told_to_end = true;
+        }
+        if known.process.has_ended() {
+            assert!(goes, "{name} ended by itself: {}", known.process.log());
+            known.ready = false;
+            self.pods.remove(&name);
+            return self.confirm_deletion(&name, uid).await;
+        }
+        let probe = &pod["spec"]["containers"][0]["readinessProbe"]["httpGet"];
+        let answers = answers(
+            &address(pod),
+            port(pod, &probe["port"]),
+            probe["path"].as_str().unwrap(),
+        );
+        // A pod that goes is not ready, whatever its probe says.
+        known.ready = answers && !goes;
+        let ready = if known.ready { "True" } else { "False" };
+        self.tell(&name, pod, ready).await;
+    }
+
+    async fn bind(&self, name: &str) {
+        let target = json!({"apiVersion": "v1", "kind": "Node", "name": "node"});
+        let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target});
+        // It may be gone, or bound, meanwhile: the next look tells.
+        let _: Result<Value, kube::Error> = self
+            .world
+            .api("Pod")
+            .create_subresource("binding", name, &PostParams::default(), &binding)
+            .await;
+    }
+
+    async fn confirm_deletion(&self, name: &str, uid: &Value) {
+        let only = Preconditions {
+            uid: uid.as_str().map(str::to_string),
+            resource_version: None,
+        };
+        let at_once = DeleteParams::default().grace_period(0).preconditions(only);
+        let _ = self.world.api("Pod").delete(name, &at_once).await;
+    }
+
+    async fn tell(&self, name: &str, pod: &Value, ready: &str) {
+        let before = crate::world::condition(pod, "Ready");
+        if before["status"] == ready {
+            return;
+        }
+        let since = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
+        let now = k8s_openapi::jiff::Timestamp::from_second(since.as_secs() as i64)
+            .unwrap()
+            .to_string();
+        let condition = |kind: &str| json!({"type": kind, "status": ready, "lastTransitionTime": now});
+        let status = json!({"status": {
+            "phase": "Running", "podIP": address(pod), "podIPs": [{"ip": address(pod)}],
+            "conditions": [condition("Ready"), condition("ContainersReady")],
+        }});
+        let patch = Patch::Merge(status);
+        let _ = self
+            .world
+            .api("Pod")
+            .patch_status(name, &PatchParams::default(), &patch)
+            .await;
+    }
+}
+
+/// Where a pod is: its index is part of the address, so that it stays the same.
+fn address(pod: &Value) -> String {
+    let index = pod["metadata"]["labels"]["apps.kubernetes.io/pod-index"]
+        .as_str()
+        .unwrap();
+    format!("127.0.77.1{index}")
+}
+
+/// A port of the container, by its name.
+fn port(pod: &Value, name: &Value) -> u16 {
+    let ports = pod["spec"]["containers"][0]["ports"].as_array().unwrap();
+    let port = ports.iter().find(|port| port["name"] == *name).unwrap();
+    port["containerPort"].as_u64().unwrap() as u16
+}
+
+fn answers(host: &str, port: u16, path: &str) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let address = format!("{host}:{port}").parse().map_err(std::io::Error::other)?;
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+async fn start(world: &World, pod: &Value, directory: &Path) -> Process {
+    let container = &pod["spec"]["containers"][0];
+    assert!(container["command"].is_null(), "the image's own command is the broker");
+    let strings = |list: &Value| -> Vec<String> {
+        let list = list.as_array().cloned().unwrap_or_default();
+        list.iter().map(|word| word.as_str().unwrap().to_string()).collect()
+    };
+    let name = pod["metadata"]["name"].as_str().unwrap();
+    let mut variables = environment(world, pod).await;
+    let volume = directory.join(pod["metadata"]["uid"].as_str().unwrap());
+    let mount = &container["volumeMounts"][0];
+    assert_eq!(
+        pod["spec"]["volumes"][0],
+        json!({"name": mount["name"], "emptyDir": {}})
+    );
+    std::fs::create_dir(&volume).unwrap();
+    for value in variables.values_mut() {
+        *value = value.replace(mount["mountPath"].as_str().unwrap(), volume.to_str().unwrap());
+        // Every address of the pod.
+        if let Some(port) = value.strip_prefix("0.0.0.0:") {
+            *value = format!("{}:{port}", address(pod));
+        }
+    }
+    let broker = Path::new(&variable("KAFSCALE_TEST_BIN"))
+        .join("kafscale-broker")
+        .display()
+        .to_string();
+    let mut words = under_the_profile(&pod["spec"]["securityContext"]["seccompProfile"]);
+    words.push(broker);
+    words.extend(strings(&container["args"]));
+    Process::exec(&words, &variables, &directory.join(format!("{name}.log")))
+}
+
+/// What runs a command under the seccomp profile that the pod names, as we ship it for the node.
+fn under_the_profile(profile: &Value) -> Vec<String> {
+    assert_eq!(profile["type"], "Localhost");
+    let name = profile["localhostProfile"]
+        .as_str()
+        .unwrap()
+        .strip_prefix("profiles/")
+        .unwrap();
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let words = [
+        "/usr/bin/env",
+        "python3",
+        &format!("{root}/ci/k8s/seccomp.py"),
+        &format!("{root}/k8s/seccomp/{name}"),
+    ];
+    words.map(str::to_string).to_vec()
+}
+
+/// The container's variables, as a kubelet makes them.
+async fn environment(world: &World, pod: &Value) -> BTreeMap<String, String> {
+    let container = &pod["spec"]["containers"][0];
+    let mut variables = BTreeMap::new();
+    for source in container["envFrom"].as_array().into_iter().flatten() {
+        let secret = world
+            .get("Secret", source["secretRef"]["name"].as_str().unwrap())
+            .await
+            .unwrap();
+        for (key, value) in secret["data"].as_object().unwrap() {
+            variables.insert(key.clone(), from_base64(value.as_str().unwrap()));
+        }
+    }
+    for one in container["env"].as_array().into_iter().flatten() {
+        let value = match one["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
+            None => expand(one["value"].as_str().unwrap_or_default(), &variables),
+            Some("metadata.name") => pod["metadata"]["name"].as_str().unwrap().to_string(),
+            Some(path) => {
+                let label = path
+                    .strip_prefix("metadata.labels['")
+                    .and_then(|rest| rest.strip_suffix("']"));
+                let label = label.unwrap_or_else(|| panic!("no kubelet knows {path}"));
+                pod["metadata"]["labels"][label]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_string()
+            }
+        };
+        variables.insert(one["name"].as_str().unwrap().to_string(), value);
+    }
+    variables
+}
+
+fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
+    known.iter().fold(text.to_string(), |text, (name, value)| {
+        text.replace(&format!("$({name})"), value)
+    })
+}
+
+fn from_base64(text: &str) -> String {
+    let digit = |byte: u8| -> u32 {
+        let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        alphabet.iter().position(|known| *known == byte).unwrap() as u32
+    };
+    let digits: Vec<u32> = text.trim_end_matches('=').bytes().map(digit).collect();
+    let mut bytes = Vec::new();
+    for group in digits.chunks(4) {
+        let bits = group.iter().fold(0, |bits, digit| bits << 6 | digit) << (6 * (4 - group.len()));
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..group.len()]);
+    }
+    String::from_utf8(bytes).unwrap()
+}
