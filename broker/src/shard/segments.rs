@@ -37,6 +37,8 @@ pub(super) struct SegmentList {
     /// By base offset. Before the first listing these are only the ones that were rolled since.
     segments: BTreeMap<i64, SegmentRef>,
     listed: bool,
+    /// Counts what was rolled unseen: a listing that began before may not show it.
+    unseen: u64,
     indexes: Vec<(i64, Rc<Index>)>,
 }
 
@@ -57,6 +59,7 @@ impl SegmentList {
     /// A segment was rolled, and it is not known what came out: the next reader lists again.
     pub fn rolled_unseen(&mut self) {
         self.listed = false;
+        self.unseen += 1;
     }
 
     /// A segment is gone.
@@ -74,9 +77,10 @@ impl SegmentList {
         self.indexes.iter().any(|(base, _)| *base == base_offset)
     }
 
-    /// A listing has come. Of two on their way at once the first counts: what was removed since must not come back.
-    fn complete(&mut self, found: impl Iterator<Item = (i64, SegmentRef)>) {
-        if self.listed {
+    /// A listing has come that began when `unseen` was this. Of two on their way at once the first counts: what was removed
+    /// since must not come back.
+    fn complete(&mut self, unseen: u64, found: impl Iterator<Item = (i64, SegmentRef)>) {
+        if self.listed || unseen != self.unseen {
             return;
         }
         for (base_offset, segment) in found {
@@ -172,14 +176,14 @@ impl Shard {
     /// Lists a partition's segments, unless that was done before. One whose index or records are missing does not count,
     /// nor does one that lies beyond what the record says is rolled.
     pub(super) async fn list_segments(&self, key: PartitionKey) -> Result<(), StoreError> {
-        let (prefix, epoch) = {
+        let (prefix, epoch, unseen) = {
             let state = self.state.borrow();
             let partition = state.partitions.get(&key).ok_or_else(|| given_up(key))?;
             if partition.segments.listed {
                 return Ok(());
             }
             let prefix = segment::prefix(&self.config.namespace, &partition.folder, key.partition);
-            (prefix, partition.log.leader_epoch())
+            (prefix, partition.log.leader_epoch(), partition.segments.unseen)
         };
         let mut parts: HashMap<i64, (Option<u64>, bool)> = HashMap::new();
         let mut after: Option<String> = None;
@@ -213,8 +217,13 @@ impl Shard {
             )),
             _ => None,
         });
-        partition.segments.complete(listed);
-        Ok(())
+        partition.segments.complete(unseen, listed);
+        match partition.segments.listed {
+            true => Ok(()),
+            false => Err(StoreError::Unavailable(format!(
+                "a segment of {key:?} came while all were listed"
+            ))),
+        }
     }
 
     /// The largest timestamp of one segment.
@@ -309,7 +318,7 @@ mod tests {
         let mut list = SegmentList::default();
         list.rolled(40, segment(4));
         assert_eq!(list.listed(), None, "what came before is not known yet");
-        list.complete([(0, segment(1)), (20, segment(2))].into_iter());
+        list.complete(0, [(0, segment(1)), (20, segment(2))].into_iter());
         let bases: Vec<i64> = list.listed().unwrap().keys().copied().collect();
         assert_eq!(bases, [0, 20, 40]);
     }
@@ -317,9 +326,19 @@ mod tests {
     #[test]
     fn a_second_listing_does_not_bring_back_what_was_removed_since_the_first() {
         let mut list = SegmentList::default();
-        list.complete([(0, segment(1)), (20, segment(2))].into_iter());
+        list.complete(0, [(0, segment(1)), (20, segment(2))].into_iter());
         list.removed(0);
-        list.complete([(0, segment(1)), (20, segment(2))].into_iter());
+        list.complete(0, [(0, segment(1)), (20, segment(2))].into_iter());
         assert_eq!(list.listed().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_listing_that_began_before_a_segment_was_rolled_unseen_does_not_count() {
+        let mut list = SegmentList::known_empty();
+        list.rolled_unseen();
+        list.complete(0, [(0, segment(1))].into_iter());
+        assert_eq!(list.listed(), None);
+        list.complete(1, [(0, segment(1)), (20, segment(2))].into_iter());
+        assert_eq!(list.listed().unwrap().len(), 2);
     }
 }
