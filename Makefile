@@ -17,7 +17,7 @@ COMPARE_ARGS ?=
 # Of `make bench-check`: --update writes a new baseline.
 CHECK_ARGS ?=
 
-.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster failover scale demo compat groups k8s bench bench-compare bench-check test-produce-consume test-consumer-group
+.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster failover scale demo compat groups second-s3 k8s bench bench-compare bench-check test-produce-consume test-consumer-group
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-22s %s\n", $$1, $$2 }'
@@ -77,6 +77,9 @@ compat: ## Real Kafka clients against a real broker
 
 groups: ## Real consumer groups whose members are killed again and again: make groups SECONDS=180 MEMBERS=20 CLIENTS=java-4
 	@ci/compat.sh --groups --seconds $(SECONDS) --members $(MEMBERS) $(CLIENTS)
+
+second-s3: ## The object store and a broker that is killed, with an S3 server that is not ours (SeaweedFS; needs Go to build it)
+	@ci/second_s3.sh
 
 k8s: ## The operator against a real Kubernetes API server, which the first run builds from source
 	@ci/k8s.sh

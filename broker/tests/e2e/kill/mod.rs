@@ -3,6 +3,7 @@
 //! `make kill ROUNDS=200` gives it time; `KAFSCALE_KILL_SEED` repeats a run's random choices (not its timing).
 
 mod consumer;
+mod elsewhere;
 mod ledger;
 mod producer;
 
@@ -102,10 +103,7 @@ struct Totals {
 
 #[test]
 fn what_was_acknowledged_survives_kills() {
-    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let rounds = number("KAFSCALE_KILL_ROUNDS").unwrap_or(5);
-    let seed = number("KAFSCALE_KILL_SEED").unwrap_or_else(|| crate::client::now_ms() as u64);
-    println!("kill: {rounds} rounds, seed {seed} (KAFSCALE_KILL_SEED={seed} repeats the choices)");
+    let (rounds, seed) = rounds_and_seed();
     let started = Instant::now();
     let mut totals = Totals::default();
     let mut left = rounds;
@@ -114,7 +112,10 @@ fn what_was_acknowledged_survives_kills() {
         if in_this == 0 {
             break;
         }
-        campaign(seed.wrapping_add(left), settings, *kill_after_ms, in_this, &mut totals);
+        let directory = tempfile::tempdir().unwrap();
+        let launch = Launch::new(directory.path());
+        let seed = seed.wrapping_add(left);
+        campaign(&launch, seed, settings, *kill_after_ms, in_this, &mut totals);
         left -= in_this;
     }
     println!(
@@ -135,12 +136,18 @@ fn what_was_acknowledged_survives_kills() {
     );
 }
 
-/// Some rounds on one data directory.
-fn campaign(seed: u64, settings: &str, kill_after_ms: u64, rounds: u64, totals: &mut Totals) {
-    let directory = tempfile::tempdir().unwrap();
-    let launch = Launch::new(directory.path());
+fn rounds_and_seed() -> (u64, u64) {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let rounds = number("KAFSCALE_KILL_ROUNDS").unwrap_or(5);
+    let seed = number("KAFSCALE_KILL_SEED").unwrap_or_else(|| crate::client::now_ms() as u64);
+    println!("kill: {rounds} rounds, seed {seed} (KAFSCALE_KILL_SEED={seed} repeats the choices)");
+    (rounds, seed)
+}
+
+/// Some rounds on the same stores.
+fn campaign(launch: &Launch, seed: u64, settings: &str, kill_after_ms: u64, rounds: u64, totals: &mut Totals) {
     let mut random = Random::new(seed);
-    let mut broker = start(&launch, settings, &mut random);
+    let mut broker = start(launch, settings, &mut random);
     let mut client = broker.connect();
     client.create_topic(IDEMPOTENT, PARTITIONS);
     client.create_topic(PLAIN, PARTITIONS);
@@ -166,7 +173,7 @@ fn campaign(seed: u64, settings: &str, kill_after_ms: u64, rounds: u64, totals: 
         while random.below(3) == 0 {
             // Again, while it starts or takes over what the last one left.
             let delay = random.below(150);
-            let mut starting = shards(&launch, settings, &mut random).spawn();
+            let mut starting = shards(launch, settings, &mut random).spawn();
             std::thread::sleep(Duration::from_millis(delay));
             starting.kill();
             early.push(delay);
@@ -174,7 +181,7 @@ fn campaign(seed: u64, settings: &str, kill_after_ms: u64, rounds: u64, totals: 
         totals.kills += early.len() as u64;
         totals.kills_while_starting += early.len() as u64;
         let down = Instant::now();
-        broker = start(&launch, settings, &mut random);
+        broker = start(launch, settings, &mut random);
         let started = down.elapsed();
         if round % READ_ALL_EVERY == READ_ALL_EVERY - 1 {
             read_ends.clear();
@@ -200,11 +207,11 @@ fn campaign(seed: u64, settings: &str, kill_after_ms: u64, rounds: u64, totals: 
     // Everything once more, from a broker that has to read all of it back.
     broker.kill();
     totals.kills += 1;
-    let broker = start(&launch, settings, &mut random);
+    let broker = start(launch, settings, &mut random);
     let found = read_all(&shared, &mut broker.connect(), &mut BTreeMap::new());
     exactly_once(&shared, &produced, &found);
     check(&shared, rounds);
-    add_up(&shared.ledger, directory.path(), totals);
+    add_up(&shared.ledger, &launch.data_dir, totals);
 }
 
 /// The number of shards changes from start to start: whose partitions they are must not matter.
@@ -275,7 +282,7 @@ fn check(shared: &Shared, round: u64) {
     assert!(faults.is_empty(), "seed {}, round {round}: {faults:#?}", shared.seed);
 }
 
-fn add_up(ledger: &Ledger, directory: &Path, totals: &mut Totals) {
+fn add_up(ledger: &Ledger, data_dir: &Path, totals: &mut Totals) {
     let counts = &ledger.counts;
     totals.acked += get(&counts.records_acked);
     totals.batches += get(&counts.batches_acked);
@@ -283,7 +290,8 @@ fn add_up(ledger: &Ledger, directory: &Path, totals: &mut Totals) {
     totals.refused += get(&counts.duplicates_refused);
     totals.consumed += get(&counts.records_consumed);
     totals.errors += get(&counts.error_answers);
-    let mut folders = vec![directory.join("data/objects")];
+    // Those in a bucket are not counted.
+    let mut folders = Vec::from_iter(Some(data_dir.join("objects")).filter(|objects| objects.exists()));
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();

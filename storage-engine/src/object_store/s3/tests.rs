@@ -2,10 +2,12 @@
 
 mod answers;
 mod connections;
+mod elsewhere;
 mod faults;
 
 use super::*;
 use crate::object_store::contract;
+use futures::future::join_all;
 use glommio::{LocalExecutorBuilder, Placement};
 use kafscale_test_s3::{Config, Faults, Kind, Server};
 use std::future::Future;
@@ -157,7 +159,7 @@ fn more_keys_than_one_request_takes_are_listed_and_deleted() {
     with_store(fixture.config(), |store| async move {
         let keys: Vec<String> = (0..1100).map(|at| format!("many/{at:05}")).collect();
         for some in keys.chunks(100) {
-            let created = futures::future::join_all(some.iter().map(|key| store.create(key, body("x")))).await;
+            let created = join_all(some.iter().map(|key| store.create(key, body("x")))).await;
             assert!(created.iter().all(Result::is_ok), "{created:?}");
         }
         let first = store.list("many/", None, 5000).await.unwrap();
