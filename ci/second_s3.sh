@@ -56,7 +56,7 @@ mkdir "$dir/data"
   cd "$dir"
   # Its telemetry goes to a host of its makers; some of its settings are looked for in HOME.
   HOME=$dir exec "$weed" -logtostderr=true server -dir="$dir/data" -ip=127.0.0.1 -ip.bind=127.0.0.1 \
-    -master.telemetry=false -master.volumeSizeLimitMB=1024 \
+    -master.telemetry=false -master.volumeSizeLimitMB=1024 -volume.max=100 \
     -master.port=$((port + 1)) -master.port.grpc=$((port + 2)) -volume.port=$((port + 3)) -volume.port.grpc=$((port + 4)) \
     -filer=true -filer.port=$((port + 5)) -filer.port.grpc=$((port + 6)) -filer.localSocket="$dir/filer.sock" \
     -s3=true -s3.port="$port" -s3.port.grpc=$((port + 7)) -s3.port.iceberg=0 -s3.port.lance=0 -s3.localSocket="$dir/s3.sock" \
@@ -68,9 +68,8 @@ create_bucket() {
   curl -fsS --max-time 5 -X PUT --aws-sigv4 aws:amz:us-east-1:s3 --user "$TEST_S3_ACCESS_KEY:$TEST_S3_SECRET_KEY" \
     "$TEST_S3_ENDPOINT/$TEST_S3_BUCKET"
 }
-for waited in $(seq 1 120); do
+for _ in $(seq 1 120); do
   if create_bucket 2>"$dir/curl" || ! kill -0 "$pid" 2>/dev/null; then break; fi
-  if [ "$waited" = 120 ]; then break; fi
   sleep 0.5
 done
 if ! kill -0 "$pid" 2>/dev/null || [ -s "$dir/curl" ]; then

