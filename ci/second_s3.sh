@@ -79,12 +79,16 @@ if ! kill -0 "$pid" 2>/dev/null || [ -s "$dir/curl" ]; then
 fi
 "$weed" version
 
-# Runs the ignored tests whose names begin so; that there are none is a failure.
-tests() {
+# Runs the ignored tests whose names begin so. That there are none is a failure, too.
+run_tests() {
   local name=$1
   shift
-  cargo test --locked "$@" -- --ignored --nocapture "$name" 2>&1 | tee "$dir/tests" || return 1
-  grep -q '^test result: ok\. [1-9]' "$dir/tests"
+  if ! cargo test --locked "$@" -- --ignored --nocapture "$name" 2>&1 | tee "$dir/tests" ||
+    ! grep -q '^test result: ok\. [1-9]' "$dir/tests"; then
+    echo "FAILED: $name; the end of SeaweedFS's log:" >&2
+    tail -n 20 "$dir/log" >&2
+    exit 1
+  fi
 }
-tests object_store::s3::tests::elsewhere -p kafscale-storage-engine --lib
-KAFSCALE_KILL_ROUNDS=${ROUNDS:-10} tests kill::elsewhere -p kafscale-broker --test e2e
+run_tests object_store::s3::tests::elsewhere -p kafscale-storage-engine --lib
+KAFSCALE_KILL_ROUNDS=${ROUNDS:-10} run_tests kill::elsewhere -p kafscale-broker --test e2e
