@@ -108,9 +108,12 @@ class Parts:
 
 def watch(broker, load, every):
     """What the broker has in memory and in its write-ahead log while a load runs, every so many seconds."""
-    began = time.monotonic()
+    began, told = time.monotonic(), 0
     while load.poll() is None:
-        time.sleep(min(every, max(1, every - (time.monotonic() - began) % every)))
+        time.sleep(0.2)
+        if time.monotonic() - began < (told + 1) * every:
+            continue
+        told += 1
         now = metrics()
         print(
             f"{time.monotonic() - began:6.0f} s: {resident_mib(broker):.0f} MiB, {now['kafscale_wal_live_objects']:.0f} live objects, "
