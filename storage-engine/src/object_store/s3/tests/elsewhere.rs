@@ -48,19 +48,7 @@ fn another_server_passes_the_probe() {
 #[test]
 #[ignore = "needs another S3 server: make second-s3"]
 fn another_server_lists_and_deletes_more_keys_than_one_request_takes() {
-    with_bucket(|store| async move {
-        let keys: Vec<String> = (0..1100).map(|at| format!("many/{at:05}")).collect();
-        for some in keys.chunks(50) {
-            let created = join_all(some.iter().map(|key| store.create(key, body("x")))).await;
-            assert!(created.iter().all(Result::is_ok), "{created:?}");
-        }
-        let first = store.list("many/", None, 5000).await.unwrap();
-        assert_eq!((first.objects.len(), first.more), (1000, true));
-        let rest = store.list("many/", Some(&first.objects[999].key), 5000).await.unwrap();
-        assert_eq!((rest.objects.len(), rest.more), (100, false));
-        store.delete(&keys).await.unwrap();
-        assert_eq!(store.list("many/", None, 10).await, Ok(ListPage::default()));
-    });
+    with_bucket(|store| async move { list_and_delete_many(&store).await });
 }
 
 /// Otherwise the others would say nothing of our signatures.
