@@ -86,7 +86,7 @@ class Parts:
             "--bucket", "records",
         )  # fmt: skip
         wait_for(f"{client}/health", 20, etcd)
-        wait_for(f"http://127.0.0.1:{S3}/_faults", 20, s3)
+        wait_for(f"http://127.0.0.1:{S3}/_faults", 90, s3)
 
     def broker(self):
         """A broker, and how long it took to be ready."""
