@@ -84,7 +84,7 @@ fn a_segment_that_is_gone_leaves_a_gap() {
 #[test]
 fn a_slot_that_is_gone_or_damaged_is_named() {
     let place = left_behind();
-    let slots = place.files("/_wal/", ".wal");
+    let slots = place.slots();
     // In the middle of what is live: neither the oldest slots nor those that may have been on their way.
     let stream = slots.last().unwrap().parent().unwrap().to_owned();
     let of_stream: Vec<_> = slots.into_iter().filter(|path| path.starts_with(&stream)).collect();

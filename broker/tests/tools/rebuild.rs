@@ -190,7 +190,7 @@ fn a_segment_and_a_slot_that_are_lost_are_told() {
         }
     }
     // In the middle of what is in no segment.
-    let slots = place.files("/_wal/", ".wal");
+    let slots = place.slots();
     let of_last_stream = slots
         .iter()
         .filter(|slot| slot.parent() == slots[slots.len() - 1].parent());

@@ -1,19 +1,24 @@
 //! Objects as files of one directory: create-only, whole, and synced before they count.
 //!
 //! A create writes a temporary file, syncs it, renames it with `RENAME_NOREPLACE` and syncs the directory; so a name
-//! appears at most once, never half written, and survives a crash once `Ok` is answered. The system calls run on the
+//! appears at most once, never half written, and survives a crash once `Ok` is answered. Slots of write-ahead streams, which
+//! come and go by the thousand, share a few files instead: the [`journal`] (docs/decisions/0014). The system calls run on the
 //! executor's blocking pool: one hop for the whole chain (docs/decisions/0001).
 
+mod blocks;
 mod create;
 mod disk;
+mod journal;
 mod list;
 #[cfg(test)]
 mod tests;
 
 use super::{check_key, ListPage, LocalFuture, ObjectStore, StoreError, Suffix};
+use crate::wal;
 use bytes::Bytes;
 use create::Creator;
-use disk::{Disk, RealDisk};
+use disk::{Disk, RealDisk, DIRECT_MIN};
+use journal::Journal;
 use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io;
@@ -27,6 +32,9 @@ use std::sync::Arc;
 /// Where objects are written before they get their name. No key begins with a dot.
 const TEMPORARY: &str = ".tmp";
 
+/// Where the objects are that have no file of their own.
+const JOURNAL: &str = ".journal";
+
 /// Distinguishes temporary files of this process.
 static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
 
@@ -35,6 +43,9 @@ static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
 pub struct LocalStore {
     root: PathBuf,
     creator: Creator,
+    journal: Arc<Journal>,
+    /// Which keys are the journal's, unless the object is large.
+    in_journal: fn(&str) -> bool,
 }
 
 impl LocalStore {
@@ -45,10 +56,15 @@ impl LocalStore {
     /// # Errors
     /// [`StoreError::Refused`] with the path, if the directory cannot be used.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
-        Self::open_on(Arc::new(RealDisk), root.into())
+        Self::open_on(Arc::new(RealDisk), root.into(), wal::is_slot_key, journal::LIMITS)
     }
 
-    fn open_on(disk: Arc<dyn Disk>, root: PathBuf) -> Result<Self, StoreError> {
+    fn open_on(
+        disk: Arc<dyn Disk>,
+        root: PathBuf,
+        in_journal: fn(&str) -> bool,
+        limits: journal::Limits,
+    ) -> Result<Self, StoreError> {
         let temporary = root.join(TEMPORARY);
         let describe = |path: &Path, error: io::Error| StoreError::Refused(format!("{}: {error}", path.display()));
         fs::create_dir_all(&temporary).map_err(|error| describe(&temporary, error))?;
@@ -59,8 +75,14 @@ impl LocalStore {
         // What a killed process had named and not yet synced is visible from now on, so it has to stay; so has the root.
         let synced = File::open(&root).and_then(|directory| Ok(rustix::fs::syncfs(&directory)?));
         synced.map_err(|error| describe(&root, error))?;
+        let journal = Arc::new(Journal::open(root.join(JOURNAL), disk.clone(), limits)?);
         let creator = Creator::new(root.clone(), disk);
-        Ok(LocalStore { root, creator })
+        Ok(LocalStore {
+            root,
+            creator,
+            journal,
+            in_journal,
+        })
     }
 
     /// The same directory for another shard of this process.
@@ -71,6 +93,20 @@ impl LocalStore {
     fn path(&self, key: &str) -> Result<PathBuf, StoreError> {
         check_key(key)?;
         Ok(self.root.join(key))
+    }
+
+    fn create_blocking(&self, key: &str, path: &Path, temporary: &Path, body: &[Bytes]) -> Result<(), StoreError> {
+        if !(self.in_journal)(key) {
+            return self.creator.create(key, path, temporary, body);
+        }
+        let name = self.journal.take(key)?;
+        let bytes = body.iter().map(|part| part.len() as u64).sum();
+        match fs::exists(path) {
+            // A large one is there, which answers as any file does.
+            Ok(false) if name.fits(bytes) => name.store(body),
+            Ok(_) => self.creator.create(key, path, temporary, body),
+            Err(error) => Err(failed("look for", key, &error)),
+        }
     }
 
     /// Runs `work` on the blocking pool. A panic there would hang this caller, so it becomes an error.
@@ -95,8 +131,8 @@ impl ObjectStore for LocalStore {
                 .root
                 .join(TEMPORARY)
                 .join(format!("{}-{number}", std::process::id()));
-            let (creator, key) = (self.creator.clone(), key.to_string());
-            self.blocking(move || creator.create(&key, &path, &temporary, &body))
+            let (store, key) = (self.clone(), key.to_string());
+            self.blocking(move || store.create_blocking(&key, &path, &temporary, &body))
                 .await
         })
     }
@@ -104,15 +140,27 @@ impl ObjectStore for LocalStore {
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Bytes, StoreError>> {
         Box::pin(async move {
             let (path, key) = (self.path(key)?, key.to_string());
+            let journal = self.journal.clone();
             self.blocking(move || {
-                let (file, len) = open(&path, &key)?;
-                if range.start > len {
-                    return Err(StoreError::Refused(format!(
+                let inside = |len: u64| match range.start > len {
+                    true => Err(StoreError::Refused(format!(
                         "{key} ends at {len}, before {}",
                         range.start
-                    )));
+                    ))),
+                    false => Ok(range.start..range.end.min(len)),
+                };
+                if let Some((bytes, _)) = journal.read(&key, inside)? {
+                    return Ok(bytes);
                 }
-                read(&file, range.start, range.end.min(len).saturating_sub(range.start), &key)
+                if range.end.saturating_sub(range.start) >= DIRECT_MIN {
+                    let (file, len) = opened(blocks::open_to_read(&path), &key)?;
+                    let range = inside(len)?;
+                    let len = range.end.saturating_sub(range.start) as usize;
+                    return blocks::read(&file, range.start, len).map_err(|error| failed("read", &key, &error));
+                }
+                let (file, len) = opened(File::open(&path), &key)?;
+                let range = inside(len)?;
+                read(&file, range.start, range.end.saturating_sub(range.start), &key)
             })
             .await
         })
@@ -121,8 +169,14 @@ impl ObjectStore for LocalStore {
     fn get_suffix<'a>(&'a self, key: &'a str, len: u64) -> LocalFuture<'a, Result<Suffix, StoreError>> {
         Box::pin(async move {
             let (path, key) = (self.path(key)?, key.to_string());
+            let journal = self.journal.clone();
             self.blocking(move || {
-                let (file, object_len) = open(&path, &key)?;
+                if let Some((bytes, object_len)) =
+                    journal.read(&key, |object_len| Ok(object_len - len.min(object_len)..object_len))?
+                {
+                    return Ok(Suffix { bytes, object_len });
+                }
+                let (file, object_len) = opened(File::open(&path), &key)?;
                 let take = len.min(object_len);
                 let bytes = read(&file, object_len - take, take, &key)?;
                 Ok(Suffix { bytes, object_len })
@@ -140,7 +194,8 @@ impl ObjectStore for LocalStore {
         Box::pin(async move {
             let (root, prefix) = (self.root.clone(), prefix.to_string());
             let start_after = start_after.map(str::to_string);
-            self.blocking(move || list::list(&root, &prefix, start_after.as_deref(), limit))
+            let journal = self.journal.clone();
+            self.blocking(move || list::list(&root, &journal, &prefix, start_after.as_deref(), limit))
                 .await
         })
     }
@@ -148,9 +203,13 @@ impl ObjectStore for LocalStore {
     fn delete<'a>(&'a self, keys: &'a [String]) -> LocalFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let paths = keys.iter().map(|key| self.path(key)).collect::<Result<Vec<_>, _>>()?;
-            let creator = self.creator.clone();
-            self.blocking(move || paths.iter().try_for_each(|path| delete(&creator, path)))
-                .await
+            let (creator, journal, keys) = (self.creator.clone(), self.journal.clone(), keys.to_vec());
+            self.blocking(move || {
+                let found = journal.delete(&keys)?;
+                let files = paths.iter().zip(found).filter(|(_, found)| !found);
+                files.map(|(path, _)| path).try_for_each(|path| delete(&creator, path))
+            })
+            .await
         })
     }
 }
@@ -168,8 +227,8 @@ fn delete(creator: &Creator, path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn open(path: &Path, key: &str) -> Result<(File, u64), StoreError> {
-    let file = File::open(path).map_err(|error| match error.kind() {
+fn opened(file: io::Result<File>, key: &str) -> Result<(File, u64), StoreError> {
+    let file = file.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => StoreError::NotFound(key.to_string()),
         _ => failed("open", key, &error),
     })?;

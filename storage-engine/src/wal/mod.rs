@@ -111,6 +111,14 @@ pub fn slot_key(namespace: &str, stream: StreamId, seq: u64) -> String {
     format!("{namespace}/_wal/{stream}/{seq:020}.wal")
 }
 
+/// Whether this is the key of a slot.
+pub fn is_slot_key(key: &str) -> bool {
+    let mut parts = key.rsplit('/');
+    let number = parts.next().and_then(|name| name.strip_suffix(".wal"));
+    let is_number = number.is_some_and(|number| number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit()));
+    is_number && parts.nth(1) == Some("_wal")
+}
+
 /// Key of a merged object.
 pub fn merged_key(namespace: &str, stream: StreamId, first: u64, last: u64) -> String {
     format!("{namespace}/_wal/{stream}/merged-{first:020}-{last:020}.wal")

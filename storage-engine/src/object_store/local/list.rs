@@ -1,14 +1,21 @@
 //! Listings: a walk through the directories that the prefix leaves, in the order of keys.
 
 use super::failed;
+use super::journal::Journal;
 use crate::object_store::{can_begin_key, ListPage, ObjectMeta, StoreError};
 use std::fs::{self, DirEntry, FileType, Metadata};
 use std::io;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-/// At most `limit` objects that begin with `prefix` and come after `start_after`.
-pub(super) fn list(root: &Path, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<ListPage, StoreError> {
+/// At most `limit` objects that begin with `prefix` and come after `start_after`, of files and of the journal.
+pub(super) fn list(
+    root: &Path,
+    journal: &Journal,
+    prefix: &str,
+    start_after: Option<&str>,
+    limit: usize,
+) -> Result<ListPage, StoreError> {
     let mut page = ListPage::default();
     if !can_begin_key(prefix) {
         return Ok(page);
@@ -23,14 +30,26 @@ pub(super) fn list(root: &Path, prefix: &str, start_after: Option<&str>, limit: 
     let mut keys = Vec::new();
     walk.collect(directory, &mut keys)?;
     keys.sort_unstable();
-    for key in keys {
+    let mut files = keys.into_iter().peekable();
+    let small = journal.list(prefix, walk.start_after, limit.saturating_add(1));
+    let mut small = small.into_iter().peekable();
+    loop {
+        let is_small = match (small.peek(), files.peek()) {
+            (None, None) => break,
+            (Some(object), Some(key)) => object.key <= *key,
+            (object, _) => object.is_some(),
+        };
         if page.objects.len() == limit {
             page.more = true;
             break;
         }
-        // One that was deleted since the directory was read is left out.
-        if let Some(metadata) = present(fs::metadata(root.join(&key)), &key)? {
-            page.objects.push(describe(key, &metadata));
+        if is_small {
+            page.objects.extend(small.next());
+        } else if let Some(key) = files.next() {
+            // One that was deleted since the directory was read is left out.
+            if let Some(metadata) = present(fs::metadata(root.join(&key)), &key)? {
+                page.objects.push(describe(key, &metadata));
+            }
         }
     }
     Ok(page)

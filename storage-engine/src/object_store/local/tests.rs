@@ -37,7 +37,11 @@ fn the_local_store_keeps_the_contract() {
         let store = LocalStore::open(directory.path()).unwrap();
         contract::check_all(&store).await;
         let left: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
-        assert_eq!(left.len(), 1, "only the folder of temporary files: {left:?}");
+        assert_eq!(
+            left.len(),
+            2,
+            "only the folders of temporary files and of packs: {left:?}"
+        );
         assert_eq!(temporary_files(&directory), 0);
     });
 }
@@ -52,11 +56,82 @@ fn the_local_store_keeps_the_contract_behind_faults_that_do_not_come() {
 }
 
 #[test]
+fn packs_keep_the_contract() {
+    run(|| async {
+        let directory = tempfile::tempdir().unwrap();
+        let store = all_in_packs(directory.path());
+        contract::check_all_but_folders(&store).await;
+        assert!(!directory.path().join("contract").exists(), "none of it was a file");
+    });
+}
+
+fn all_in_packs(root: &Path) -> LocalStore {
+    LocalStore::open_on(Arc::new(RealDisk), root.to_path_buf(), |_| true, journal::LIMITS).unwrap()
+}
+
+#[test]
+fn slots_are_in_packs_unless_they_are_large_and_files_of_before_stay_what_they_are() {
+    run(|| async {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(directory.path()).unwrap();
+        let slot = |seq: u64| wal::slot_key("ns", wal::StreamId(1), seq);
+        let before = directory.path().join(slot(1));
+        fs::create_dir_all(before.parent().unwrap()).unwrap();
+        fs::write(&before, "before").unwrap();
+        let large = vec![
+            Bytes::from(vec![1; journal::LIMITS.object_bytes as usize]),
+            Bytes::from_static(b"2"),
+        ];
+        store.create(&slot(2), body("small")).await.unwrap();
+        store.create(&slot(3), large.clone()).await.unwrap();
+        store
+            .create(&wal::merged_key("ns", wal::StreamId(1), 0, 9), body("merged"))
+            .await
+            .unwrap();
+        for seq in 1..4 {
+            for body in [body("other"), large.clone()] {
+                let taken = store.create(&slot(seq), body).await;
+                assert!(matches!(taken, Err(StoreError::Conflict(_))), "{seq}: {taken:?}");
+            }
+        }
+        let page = store.list("ns/", None, 10).await.unwrap();
+        let sizes: Vec<u64> = page.objects.iter().map(|object| object.size).collect();
+        assert_eq!((sizes, page.more), (vec![6, 5, (16 << 20) + 1, 6], false));
+        let page = store.list("ns/", Some(&slot(1)), 1).await.unwrap();
+        assert_eq!((page.objects[0].key.clone(), page.more), (slot(2), true));
+        let is_file = |seq| directory.path().join(slot(seq)).exists();
+        assert_eq!([1, 2, 3].map(is_file), [true, false, true]);
+        assert_eq!(store.get_range(&slot(1), 1..3).await.unwrap(), "ef");
+        assert_eq!(store.get_range(&slot(2), 1..3).await.unwrap(), "ma");
+        let tail = store.get_suffix(&slot(3), 2).await.unwrap();
+        assert_eq!((&tail.bytes[..], tail.object_len), (&b"\x012"[..], (16 << 20) + 1));
+        store.delete(&[slot(1), slot(2), slot(3)]).await.unwrap();
+        assert_eq!(store.list("ns/", None, 10).await.unwrap().objects.len(), 1);
+    });
+}
+
+#[test]
 fn shards_that_create_one_name_see_one_winner() {
-    const SHARDS: usize = 3;
-    const ROUNDS: usize = 50;
     let directory = Arc::new(tempfile::tempdir().unwrap());
     let store = LocalStore::open(directory.path()).unwrap();
+    let read = directory.path().to_path_buf();
+    one_of_several_shards_wins(&store, move |key| fs::read_to_string(read.join(key)).unwrap());
+}
+
+#[test]
+fn shards_that_create_one_name_in_packs_see_one_winner() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = all_in_packs(directory.path());
+    let packs = store.journal.clone();
+    one_of_several_shards_wins(&store, move |key| {
+        let (bytes, _) = packs.read(key, |len| Ok(0..len)).unwrap().unwrap();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    });
+}
+
+fn one_of_several_shards_wins(store: &LocalStore, read: impl Fn(&str) -> String) {
+    const SHARDS: usize = 3;
+    const ROUNDS: usize = 50;
     let start = Arc::new(Barrier::new(SHARDS));
     let winners = Arc::new(Mutex::new(BTreeMap::<usize, Vec<usize>>::new()));
     let threads: Vec<_> = (0..SHARDS)
@@ -82,8 +157,7 @@ fn shards_that_create_one_name_see_one_winner() {
     assert_eq!(winners.len(), ROUNDS);
     for (round, winners) in winners.iter() {
         assert_eq!(winners.len(), 1, "{winners:?}");
-        let stored = fs::read_to_string(directory.path().join(format!("folder-{round}/a"))).unwrap();
-        assert_eq!(stored, winners[0].to_string());
+        assert_eq!(read(&format!("folder-{round}/a")), winners[0].to_string());
     }
 }
 
@@ -286,7 +360,9 @@ impl Disk for TestDisk {
 fn on_test_disk() -> (TempDir, Arc<TestDisk>, LocalStore) {
     let directory = tempfile::tempdir().unwrap();
     let disk = Arc::new(TestDisk::default());
-    let store = LocalStore::open_on(disk.clone(), directory.path().to_path_buf()).unwrap();
+    let root = directory.path().to_path_buf();
+    let store = LocalStore::open_on(disk.clone(), root, |_| false, journal::LIMITS).unwrap();
+    disk.state.lock().unwrap().steps.clear();
     (directory, disk, store)
 }
 

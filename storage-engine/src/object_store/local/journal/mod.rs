@@ -1,0 +1,442 @@
+//! Small objects that come and go by the thousand, in a few large files: the packs.
+//!
+//! A file of its own costs an object a new inode, two syncs and a directory entry to remove again. In a pack it costs one
+//! write and one sync of blocks that were there before. A pack whose objects are all deleted is used again.
+//!
+//! An object counts once its entry is synced. Who opens the packs after a crash takes every entry that is whole; for most of
+//! them an entry behind them vouches, only what may have been under way is read ([`recover`]). An entry that somebody vouches
+//! for and that is not there is damage, and refused: what is missing had been acknowledged.
+
+mod format;
+mod recover;
+#[cfg(test)]
+mod tests;
+
+use super::blocks::{self, BLOCK};
+use super::disk::Disk;
+use super::failed;
+use crate::object_store::{ObjectMeta, StoreError};
+use bytes::Bytes;
+use format::{EntryHeader, PackState, BLOCKS_MAX, ENTRY_TRAILER, STATE_BLOCKS};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How large things may become.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Blocks of a pack, at most [`BLOCKS_MAX`].
+    pub pack_blocks: u32,
+    /// Bytes of an object in a pack at most. Larger ones are files of their own.
+    pub object_bytes: u64,
+    /// Packs without an object that are kept to be used again.
+    pub spare_packs: usize,
+}
+
+/// 64 MiB a pack.
+pub(super) const LIMITS: Limits = Limits {
+    pack_blocks: 1 << 14,
+    object_bytes: 16 << 20,
+    spare_packs: 8,
+};
+
+const _: () = assert!(LIMITS.pack_blocks <= BLOCKS_MAX);
+
+/// The packs of one directory, for all shards of this process.
+#[derive(Debug)]
+pub(super) struct Journal {
+    directory: PathBuf,
+    disk: Arc<dyn Disk>,
+    limits: Limits,
+    state: Mutex<State>,
+    /// Told whenever a name that was taken is settled.
+    settled: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    names: BTreeMap<String, Name>,
+    packs: BTreeMap<u64, Pack>,
+    /// Where the next entry goes.
+    current: Option<u64>,
+    next_pack: u64,
+    next_seq: u64,
+}
+
+#[derive(Debug)]
+enum Name {
+    /// Somebody is writing it.
+    Taken,
+    Stored(Stored),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Stored {
+    pack: u64,
+    /// The entry's first block.
+    block: u32,
+    /// The object's first byte in the pack.
+    at: u64,
+    len: u64,
+    modified_ms: i64,
+}
+
+#[derive(Debug)]
+struct Pack {
+    /// Who reads or writes has a share of it, and as long nobody uses the pack again.
+    file: Arc<File>,
+    state: PackState,
+    /// First block that nothing was written to in this life.
+    end: u32,
+    /// Objects in it.
+    live: usize,
+    /// First blocks of entries that are not known to be complete.
+    in_flight: BTreeSet<u32>,
+}
+
+impl Pack {
+    fn is_spare(&self) -> bool {
+        self.live == 0 && self.in_flight.is_empty()
+    }
+}
+
+/// Where an entry is to be written.
+struct Place {
+    pack: u64,
+    file: Arc<File>,
+    block: u32,
+    header: EntryHeader,
+}
+
+impl Journal {
+    /// An object's file and where in it the object is, if it is here.
+    fn find(&self, key: &str) -> Option<(Arc<File>, Stored)> {
+        let state = self.lock();
+        match state.names.get(key) {
+            Some(Name::Stored(stored)) => {
+                let pack = state.packs.get(&stored.pack)?;
+                Some((pack.file.clone(), *stored))
+            }
+            _ => None,
+        }
+    }
+
+    /// Bytes of an object that `range` picks, given its length. `None` if it is not here.
+    pub fn read(
+        &self,
+        key: &str,
+        range: impl FnOnce(u64) -> Result<std::ops::Range<u64>, StoreError>,
+    ) -> Result<Option<(Bytes, u64)>, StoreError> {
+        let Some((file, stored)) = self.find(key) else {
+            return Ok(None);
+        };
+        let range = range(stored.len)?;
+        let len = range.end.saturating_sub(range.start) as usize;
+        let bytes = blocks::read(&file, stored.at + range.start, len).map_err(|error| failed("read", key, &error))?;
+        Ok(Some((bytes, stored.len)))
+    }
+
+    /// At most `limit` objects that begin with `prefix` and come after `start_after`.
+    pub fn list(&self, prefix: &str, start_after: &str, limit: usize) -> Vec<ObjectMeta> {
+        let from = match prefix > start_after {
+            true => Bound::Included(prefix),
+            false => Bound::Excluded(start_after),
+        };
+        let state = self.lock();
+        let names = state.names.range::<str, _>((from, Bound::Unbounded));
+        let stored = names
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .filter_map(|(key, name)| match name {
+                Name::Stored(stored) => Some(ObjectMeta {
+                    key: key.clone(),
+                    size: stored.len,
+                    modified_ms: stored.modified_ms,
+                }),
+                Name::Taken => None,
+            });
+        stored.take(limit).collect()
+    }
+
+    /// Takes a name for whoever creates an object of it; waits while somebody else has it.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if there is such an object.
+    pub fn take(&self, key: &str) -> Result<TakenName<'_>, StoreError> {
+        let mut state = self.lock();
+        loop {
+            match state.names.get(key) {
+                None => break,
+                Some(Name::Stored(_)) => return Err(StoreError::Conflict(key.to_string())),
+                // It is not there before it is durable, nor free before it is known not to be.
+                Some(Name::Taken) => state = self.settled.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+        state.names.insert(key.to_string(), Name::Taken);
+        Ok(TakenName {
+            journal: self,
+            key: key.to_string(),
+            stored: None,
+        })
+    }
+
+    /// Removes objects; says of each key whether one was here.
+    pub fn delete(&self, keys: &[String]) -> Result<Vec<bool>, StoreError> {
+        let mut state = self.lock();
+        let mut touched = BTreeSet::new();
+        let mut found = Vec::with_capacity(keys.len());
+        for key in keys {
+            let stored = match state.names.get(key) {
+                Some(Name::Stored(stored)) => *stored,
+                _ => {
+                    found.push(false);
+                    continue;
+                }
+            };
+            state.names.remove(key);
+            if let Some(pack) = state.packs.get_mut(&stored.pack) {
+                pack.state.kill(stored.block);
+                pack.live -= 1;
+                touched.insert(stored.pack);
+            }
+            found.push(true);
+        }
+        for number in touched {
+            if let Some(pack) = state.packs.get_mut(&number) {
+                self.write_state(pack)
+                    .map_err(|error| failed("delete from", &self.pack_path(number).display().to_string(), &error))?;
+            }
+        }
+        self.remove_superfluous(&mut state)?;
+        Ok(found)
+    }
+
+    fn append(&self, key: &str, body: &[Bytes]) -> Result<Stored, StoreError> {
+        let len = body.iter().map(|part| part.len() as u64).sum();
+        let place = self.place(key, len).map_err(|error| failed("write", key, &error))?;
+        let written = self.write_entry(&place, body);
+        self.finish(&place, written)
+    }
+
+    /// An entry is durable, or will not be.
+    fn finish(&self, place: &Place, written: io::Result<()>) -> Result<Stored, StoreError> {
+        let key = &place.header.key;
+        let mut state = self.lock();
+        // A pack stays while something in it is in flight.
+        let Some(pack) = state.packs.get_mut(&place.pack) else {
+            return Err(StoreError::OutcomeUnknown(format!("the pack of {key} is gone")));
+        };
+        let Err(error) = written else {
+            pack.in_flight.remove(&place.block);
+            pack.live += 1;
+            return Ok(Stored {
+                pack: place.pack,
+                block: place.block,
+                at: u64::from(place.block) * BLOCK as u64 + place.header.body_at(),
+                len: place.header.len,
+                modified_ms: place.header.modified_ms,
+            });
+        };
+        // It stays in flight: no entry behind it says that all before it is complete.
+        pack.state.kill(place.block);
+        let undone = self.write_state(pack);
+        state.current = state.current.filter(|current| *current != place.pack);
+        Err(match undone {
+            Ok(()) => failed("write", key, &error),
+            Err(undo) => StoreError::OutcomeUnknown(format!("write {key}: {error}; take it back: {undo}")),
+        })
+    }
+
+    fn write_entry(&self, place: &Place, body: &[Bytes]) -> io::Result<()> {
+        let at = u64::from(place.block) * BLOCK as u64;
+        let content = place.header.body_at() + place.header.len + ENTRY_TRAILER as u64;
+        let padding = content.next_multiple_of(BLOCK as u64) - content;
+        blocks::write(&*self.disk, &place.file, at, |writer| {
+            writer.push(&place.header.encode())?;
+            let mut crc = 0;
+            body.iter().try_for_each(|part| writer.push_checked(part, &mut crc))?;
+            writer.skip(padding as usize)?;
+            writer.push(&crc.to_be_bytes())
+        })?;
+        self.disk.sync_file(&place.file)
+    }
+
+    /// Finds room for an entry.
+    fn place(&self, key: &str, len: u64) -> io::Result<Place> {
+        let blocks = EntryHeader::blocks(key, len);
+        let mut state = self.lock();
+        let State {
+            packs,
+            current,
+            next_pack,
+            next_seq,
+            ..
+        } = &mut *state;
+        let fits = |pack: &Pack| u64::from(pack.end) + blocks <= u64::from(self.limits.pack_blocks);
+        let number = match *current {
+            Some(number) if packs.get(&number).is_some_and(fits) => number,
+            _ => self.next_pack(packs, *current, next_pack)?,
+        };
+        *current = Some(number);
+        let pack = packs.get_mut(&number).ok_or(io::ErrorKind::NotFound)?;
+        if !fits(pack) {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let block = pack.end;
+        pack.end += blocks as u32;
+        pack.in_flight.insert(block);
+        let seq = *next_seq;
+        *next_seq += 1;
+        let header = EntryHeader {
+            life: pack.state.life,
+            seq,
+            len,
+            modified_ms: now_ms(),
+            settled: pack.in_flight.first().copied().unwrap_or(block),
+            key: key.to_string(),
+        };
+        Ok(Place {
+            pack: number,
+            file: pack.file.clone(),
+            block,
+            header,
+        })
+    }
+
+    /// A pack with nothing in it: one that was used before, or a new one.
+    fn next_pack(&self, packs: &mut BTreeMap<u64, Pack>, current: Option<u64>, next: &mut u64) -> io::Result<u64> {
+        let bytes = u64::from(self.limits.pack_blocks) * BLOCK as u64;
+        let spare = packs
+            .iter_mut()
+            .find(|(number, pack)| Some(**number) != current && pack.is_spare() && Arc::strong_count(&pack.file) == 1);
+        if let Some((number, pack)) = spare {
+            self.disk.reserve(&pack.file, bytes)?;
+            pack.state = PackState::new(draw_life()?, pack.state.revision);
+            pack.end = STATE_BLOCKS;
+            self.write_state(pack)?;
+            return Ok(*number);
+        }
+        let number = *next;
+        *next += 1;
+        let path = self.pack_path(number);
+        let temporary = path.with_extension("new");
+        let made = self.make_pack(&temporary, bytes);
+        let named = made.and_then(|pack| self.disk.rename(&temporary, &path).map(|()| pack));
+        let pack = named.inspect_err(|_| match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                log::warn!("remove half-made {}: {error}", temporary.display());
+            }
+            _ => {}
+        })?;
+        self.disk.sync_directory(&self.directory)?;
+        packs.insert(number, pack);
+        Ok(number)
+    }
+
+    fn make_pack(&self, path: &Path, bytes: u64) -> io::Result<Pack> {
+        let file = blocks::create(path)?;
+        self.disk.reserve(&file, bytes)?;
+        let mut pack = Pack {
+            file: Arc::new(file),
+            state: PackState::new(draw_life()?, 0),
+            end: STATE_BLOCKS,
+            live: 0,
+            in_flight: BTreeSet::new(),
+        };
+        self.write_state(&mut pack)?;
+        Ok(pack)
+    }
+
+    /// Makes a pack's state durable. The next one goes to the other block, so one of the two is always whole.
+    fn write_state(&self, pack: &mut Pack) -> io::Result<()> {
+        let revision = pack.state.revision + 1;
+        let (block, at) = pack.state.encode(revision);
+        let at = u64::from(at) * BLOCK as u64;
+        blocks::write(&*self.disk, &pack.file, at, |writer| writer.push(&block))?;
+        self.disk.sync_file(&pack.file)?;
+        // Not before: another attempt goes to the same block, since this one is not known to be whole.
+        pack.state.revision = revision;
+        Ok(())
+    }
+
+    /// Removes packs that nobody needs, but for some that are soon used again.
+    fn remove_superfluous(&self, state: &mut State) -> Result<(), StoreError> {
+        let spare: Vec<u64> = state
+            .packs
+            .iter()
+            .filter(|(number, pack)| Some(**number) != state.current && pack.is_spare())
+            .map(|(number, _)| *number)
+            .collect();
+        for number in spare.into_iter().skip(self.limits.spare_packs) {
+            let path = self.pack_path(number);
+            fs::remove_file(&path).map_err(|error| failed("remove", &path.display().to_string(), &error))?;
+            state.packs.remove(&number);
+        }
+        Ok(())
+    }
+
+    fn pack_path(&self, number: u64) -> PathBuf {
+        self.directory.join(format!("{number:016x}.pack"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is made whole, or is one that the next start finds out about.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A name that is about to become an object's. Free again when this goes without one.
+pub(super) struct TakenName<'a> {
+    journal: &'a Journal,
+    key: String,
+    stored: Option<Stored>,
+}
+
+impl TakenName<'_> {
+    /// Whether an object of so many bytes belongs into a pack.
+    pub fn fits(&self, bytes: u64) -> bool {
+        bytes <= self.journal.limits.object_bytes
+    }
+
+    /// Makes the object; it is durable then.
+    pub fn store(mut self, body: &[Bytes]) -> Result<(), StoreError> {
+        self.stored = Some(self.journal.append(&self.key, body)?);
+        Ok(())
+    }
+}
+
+impl Drop for TakenName<'_> {
+    fn drop(&mut self) {
+        let mut state = self.journal.lock();
+        match self.stored {
+            Some(stored) => state.names.insert(std::mem::take(&mut self.key), Name::Stored(stored)),
+            None => state.names.remove(&self.key),
+        };
+        drop(state);
+        self.journal.settled.notify_all();
+    }
+}
+
+/// Whether a file of the packs' directory is a pack, and which.
+fn pack_number(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".pack")?;
+    u64::from_str_radix(name, 16).ok()
+}
+
+/// Nobody can guess it, so nobody can send records that look like an entry.
+fn draw_life() -> io::Result<u128> {
+    let mut life = [0; 16];
+    let drawn = rustix::rand::getrandom(&mut life, rustix::rand::GetRandomFlags::empty())?;
+    match drawn {
+        16 => Ok(u128::from_be_bytes(life)),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as i64)
+}
