@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod compression;
+pub mod crc;
 pub mod error_code;
 pub mod frame;
 pub mod legacy;

@@ -18,6 +18,7 @@ pub use builder::BatchBuilder;
 pub use records::{first_record_at_or_after, records, Header, Record, DECOMPRESSED_BYTES_MAX};
 
 use crate::compression::{Compression, CompressionError};
+use crate::crc;
 use bytes::{BufMut, BytesMut};
 
 /// Bytes before the records.
@@ -272,6 +273,15 @@ pub fn copy_validated(bytes: &[u8], into: &mut BytesMut) -> Result<BatchHeader, 
             Err(error)
         }
     }
+}
+
+/// Continues a CRC-32C over a whole batch that was found valid, by means of its own.
+pub fn append_crc(crc: u32, batch: &[u8]) -> u32 {
+    let Some((before, covered)) = batch.split_at_checked(CRC_FROM) else {
+        return crc32c::crc32c_append(crc, batch);
+    };
+    let own = u32::from_be_bytes([before[17], before[18], before[19], before[20]]);
+    crc::append_known(crc32c::crc32c_append(crc, before), [covered], covered.len(), own)
 }
 
 /// Gives a batch its place in the log. The CRC stays right.

@@ -12,7 +12,8 @@
 //! All integers are big-endian. A segment counts once `.kfs` and `.index` both exist, so the index is written first.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use kafscale_codec::record_batch::BatchHeader;
+use kafscale_codec::crc;
+use kafscale_codec::record_batch::{self, BatchHeader};
 
 /// Bytes before the body of a `.kfs` object.
 pub const HEADER_LEN: usize = 32;
@@ -77,6 +78,8 @@ pub fn parse_key(key: &str) -> Option<(i64, Part)> {
 pub struct Segment {
     /// `.kfs`, in pieces.
     pub kfs: Vec<Bytes>,
+    /// CRC-32C of all of `.kfs`.
+    pub kfs_crc32c: u32,
     /// `.index`.
     pub index: Bytes,
     /// `.kfst`.
@@ -123,7 +126,7 @@ impl SegmentBuilder {
         }
     }
 
-    /// Adds one stored batch.
+    /// Adds one stored batch that was found valid.
     pub fn push(&mut self, header: &BatchHeader, batch: Bytes) {
         let due = self.records_since_entry >= INDEX_INTERVAL || self.bytes_since_entry >= INDEX_INTERVAL_BYTES;
         if self.entry_count == 0 || due {
@@ -139,7 +142,7 @@ impl SegmentBuilder {
         self.next_offset = header.next_offset();
         self.min_timestamp = self.min_timestamp.min(header.base_timestamp);
         self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
-        self.crc = crc32c::crc32c_append(self.crc, &batch);
+        self.crc = record_batch::append_crc(self.crc, &batch);
         self.body_len += batch.len();
         self.body.push(batch);
     }
@@ -177,12 +180,16 @@ impl SegmentBuilder {
         kfst.put_i64(self.max_timestamp);
         kfst.put_i64(self.base_offset);
         kfst.put_i64(self.next_offset - 1);
+        let pieces = self.body.iter().map(|batch| &batch[..]);
+        let before_footer = crc::append_known(crc32c::crc32c(&header), pieces, self.body_len, self.crc);
+        let kfs_crc32c = crc32c::crc32c_append(before_footer, &footer);
         let mut kfs = Vec::with_capacity(self.body.len() + 2);
         kfs.push(header.freeze());
         kfs.extend(self.body);
         kfs.push(footer.freeze());
         Segment {
             kfs,
+            kfs_crc32c,
             index: index.freeze(),
             kfst: kfst.freeze(),
             next_offset: self.next_offset,
@@ -356,6 +363,7 @@ mod tests {
     fn a_segment_is_what_the_format_says() {
         let segment = segment(60);
         let kfs = segment.kfs.concat();
+        assert_eq!(segment.kfs_crc32c, crc32c::crc32c(&kfs));
         assert_eq!(&kfs[..8], b"KAFS\0\x01\0\0");
         assert_eq!(kfs[8..16], 100i64.to_be_bytes());
         assert_eq!(kfs[16..20], 120i32.to_be_bytes());

@@ -114,14 +114,32 @@ impl MeteredStore {
     }
 }
 
+impl MeteredStore {
+    async fn put(&self, size: usize, request: LocalFuture<'_, Result<(), StoreError>>) -> Result<(), StoreError> {
+        self.timed(PUT, request, |()| size).await?;
+        self.metrics.store.put_size.record_value(size as u64);
+        self.metrics.last_upload_at.set(Some(self.runtime.now()));
+        Ok(())
+    }
+}
+
 impl ObjectStore for MeteredStore {
     fn create<'a>(&'a self, key: &'a str, body: Vec<Bytes>) -> LocalFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let size = body.iter().map(Bytes::len).sum();
-            self.timed(PUT, self.inner.create(key, body), |()| size).await?;
-            self.metrics.store.put_size.record_value(size as u64);
-            self.metrics.last_upload_at.set(Some(self.runtime.now()));
-            Ok(())
+            self.put(size, self.inner.create(key, body)).await
+        })
+    }
+
+    fn create_summed<'a>(
+        &'a self,
+        key: &'a str,
+        body: Vec<Bytes>,
+        crc32c: u32,
+    ) -> LocalFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let size = body.iter().map(Bytes::len).sum();
+            self.put(size, self.inner.create_summed(key, body, crc32c)).await
         })
     }
 

@@ -40,6 +40,7 @@ struct FlushJob {
     started: Instant,
     key: String,
     body: Vec<Bytes>,
+    crc32c: u32,
     bytes: u64,
     /// Partition, position in the object, length; for whoever commits the slot.
     runs: Cell<Vec<(PartitionKey, u64, u64)>>,
@@ -155,6 +156,7 @@ impl Shard {
             started,
             key: wal::slot_key(&self.config.namespace, stream.id, seq),
             body: object.parts,
+            crc32c: object.crc32c,
             bytes: object.len,
             runs: Cell::new(runs),
         })
@@ -179,7 +181,7 @@ impl Shard {
         let mut pause = RETRY_PAUSE;
         let mut told = false;
         loop {
-            let answer = self.store.create(&job.key, job.body.clone()).await;
+            let answer = self.store.create_summed(&job.key, job.body.clone(), job.crc32c).await;
             let outcome = match &answer {
                 Ok(()) => PutOutcome::Created,
                 Err(StoreError::Conflict(_)) => PutOutcome::Conflict,

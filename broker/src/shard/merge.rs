@@ -38,7 +38,7 @@ impl Shard {
             merged: true,
         };
         let name = self.object_key(merged);
-        let placed = if self.create_settled(&name, object.parts).await? {
+        let placed = if self.create_settled_summed(&name, object.parts, object.crc32c).await? {
             object.runs
         } else {
             // An earlier attempt whose transaction did not come through: it holds at least what is left now.

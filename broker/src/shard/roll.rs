@@ -198,7 +198,10 @@ impl Shard {
         }
         self.create_settled(&name(Part::Kfst), vec![segment.kfst.clone()])
             .await?;
-        if self.create_settled(&name(Part::Kfs), segment.kfs).await? {
+        if self
+            .create_settled_summed(&name(Part::Kfs), segment.kfs, segment.kfs_crc32c)
+            .await?
+        {
             let max_timestamp = segment::parse_max_timestamp(&segment.kfst).map_err(damaged)?;
             let segment_ref = SegmentRef {
                 bytes,
@@ -218,11 +221,17 @@ impl Shard {
 
     /// Creates an object whose content is settled by its name. `false` if it was there already.
     pub(super) async fn create_settled(&self, key: &str, body: Vec<Bytes>) -> Result<bool, StoreError> {
-        match self.store.create(key, body).await {
-            Ok(()) => Ok(true),
-            Err(StoreError::Conflict(_)) => Ok(false),
-            Err(error) => Err(error),
-        }
+        created(self.store.create(key, body).await)
+    }
+
+    /// [`Self::create_settled`] of a body whose CRC-32C is known.
+    pub(super) async fn create_settled_summed(
+        &self,
+        key: &str,
+        body: Vec<Bytes>,
+        crc32c: u32,
+    ) -> Result<bool, StoreError> {
+        created(self.store.create_summed(key, body, crc32c).await)
     }
 
     /// Records that segments reach `offset`, and forgets what they hold of the tail.
@@ -269,6 +278,14 @@ impl Shard {
             partition.segments.rolled(base_offset, segment);
         }
         Ok(())
+    }
+}
+
+fn created(answer: Result<(), StoreError>) -> Result<bool, StoreError> {
+    match answer {
+        Ok(()) => Ok(true),
+        Err(StoreError::Conflict(_)) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -126,3 +126,18 @@ fn two_batches_are_not_one() {
     assert!(matches!(validate(&batch.repeat(2)), Err(BatchError::Length(_))));
     assert_eq!(iter_batches(&batch.repeat(2)).filter(Result::is_ok).count(), 2);
 }
+
+#[test]
+fn the_crc_of_batches_that_follow_each_other_comes_from_their_own() {
+    let mut expected = 0;
+    let mut found = 0;
+    for len in [10, 5_000, 200_000] {
+        let mut builder = BatchBuilder::new();
+        builder.push(0, None, Some(&vec![7; len]), &[]);
+        let batch = builder.build().unwrap();
+        expected = crc32c::crc32c_append(expected, &batch);
+        found = append_crc(found, &batch);
+        assert_eq!(found, expected, "{len}");
+    }
+    assert_eq!(append_crc(3, b"short"), crc32c::crc32c_append(3, b"short"));
+}

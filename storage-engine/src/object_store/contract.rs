@@ -27,6 +27,7 @@ pub async fn check_all_but_folders(store: &dyn ObjectStore) {
     an_empty_object_is_an_object(store).await;
     what_is_missing_is_not_found(store).await;
     many_parts_become_one_object(store).await;
+    a_body_whose_sum_is_known_is_an_object_like_any(store).await;
     listings_come_in_order_and_in_pages(store).await;
     a_prefix_is_text_and_no_folder(store).await;
     deleting_leaves_the_others_and_frees_the_name(store).await;
@@ -173,6 +174,17 @@ async fn what_is_missing_is_not_found(store: &dyn ObjectStore) {
     }
     assert_eq!(list_all(store, &key("missing", "nowhere/"), 10).await, []);
     delete(store, &[key("missing", "there/a")]).await;
+}
+
+async fn a_body_whose_sum_is_known_is_an_object_like_any(store: &dyn ObjectStore) {
+    let key = key("summed", "a");
+    let parts = || vec![Bytes::from_static(b"123"), Bytes::from_static(b"456789")];
+    // The check value of CRC-32C.
+    store.create_summed(&key, parts(), 0xe306_9283).await.unwrap();
+    assert_eq!(content(store, &key).await, "123456789");
+    let taken = store.create_summed(&key, parts(), 0xe306_9283).await;
+    assert!(matches!(taken, Err(StoreError::Conflict(_))), "{taken:?}");
+    delete(store, &[key]).await;
 }
 
 async fn many_parts_become_one_object(store: &dyn ObjectStore) {

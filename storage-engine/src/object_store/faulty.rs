@@ -141,15 +141,30 @@ fn unavailable(request: Request<'_>) -> StoreError {
     StoreError::Unavailable(describe(request))
 }
 
+fn create_request<'a>(key: &'a str, body: &[Bytes]) -> Request<'a> {
+    Request {
+        call: Call::Create,
+        key,
+        bytes: body.iter().map(|part| part.len() as u64).sum(),
+    }
+}
+
 impl ObjectStore for FaultyStore {
     fn create<'a>(&'a self, key: &'a str, body: Vec<Bytes>) -> LocalFuture<'a, Result<(), StoreError>> {
-        let request = Request {
-            call: Call::Create,
-            key,
-            bytes: body.iter().map(|part| part.len() as u64).sum(),
-        };
         let (inner, name) = (self.inner.clone(), key.to_string());
+        let request = create_request(key, &body);
         Box::pin(self.write(request, async move { inner.create(&name, body).await }))
+    }
+
+    fn create_summed<'a>(
+        &'a self,
+        key: &'a str,
+        body: Vec<Bytes>,
+        crc32c: u32,
+    ) -> LocalFuture<'a, Result<(), StoreError>> {
+        let (inner, name) = (self.inner.clone(), key.to_string());
+        let request = create_request(key, &body);
+        Box::pin(self.write(request, async move { inner.create_summed(&name, body, crc32c).await }))
     }
 
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Bytes, StoreError>> {

@@ -95,7 +95,26 @@ impl LocalStore {
         Ok(self.root.join(key))
     }
 
-    fn create_blocking(&self, key: &str, path: &Path, temporary: &Path, body: &[Bytes]) -> Result<(), StoreError> {
+    async fn create_known(&self, key: &str, body: Vec<Bytes>, crc32c: Option<u32>) -> Result<(), StoreError> {
+        let path = self.path(key)?;
+        let number = NEXT_TEMPORARY.fetch_add(1, Ordering::Relaxed);
+        let temporary = self
+            .root
+            .join(TEMPORARY)
+            .join(format!("{}-{number}", std::process::id()));
+        let (store, key) = (self.clone(), key.to_string());
+        self.blocking(move || store.create_blocking(&key, &path, &temporary, &body, crc32c))
+            .await
+    }
+
+    fn create_blocking(
+        &self,
+        key: &str,
+        path: &Path,
+        temporary: &Path,
+        body: &[Bytes],
+        crc32c: Option<u32>,
+    ) -> Result<(), StoreError> {
         if !(self.in_journal)(key) {
             return self.creator.create(key, path, temporary, body);
         }
@@ -103,7 +122,7 @@ impl LocalStore {
         let bytes = body.iter().map(|part| part.len() as u64).sum();
         match fs::exists(path) {
             // A large one is there, which answers as any file does.
-            Ok(false) if name.fits(bytes) => name.store(body),
+            Ok(false) if name.fits(bytes) => name.store(body, crc32c),
             Ok(_) => self.creator.create(key, path, temporary, body),
             Err(error) => Err(failed("look for", key, &error)),
         }
@@ -124,17 +143,16 @@ impl LocalStore {
 
 impl ObjectStore for LocalStore {
     fn create<'a>(&'a self, key: &'a str, body: Vec<Bytes>) -> LocalFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let path = self.path(key)?;
-            let number = NEXT_TEMPORARY.fetch_add(1, Ordering::Relaxed);
-            let temporary = self
-                .root
-                .join(TEMPORARY)
-                .join(format!("{}-{number}", std::process::id()));
-            let (store, key) = (self.clone(), key.to_string());
-            self.blocking(move || store.create_blocking(&key, &path, &temporary, &body))
-                .await
-        })
+        Box::pin(self.create_known(key, body, None))
+    }
+
+    fn create_summed<'a>(
+        &'a self,
+        key: &'a str,
+        body: Vec<Bytes>,
+        crc32c: u32,
+    ) -> LocalFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.create_known(key, body, Some(crc32c)))
     }
 
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Bytes, StoreError>> {

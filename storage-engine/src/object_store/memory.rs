@@ -53,6 +53,24 @@ impl ObjectStore for MemoryStore {
         Box::pin(async move { self.create_now(key, &body) })
     }
 
+    fn create_summed<'a>(
+        &'a self,
+        key: &'a str,
+        body: Vec<Bytes>,
+        crc32c: u32,
+    ) -> LocalFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            // As a bucket would.
+            let found = body.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
+            if found != crc32c {
+                return Err(StoreError::Refused(format!(
+                    "CRC-32C of {key} is {found:#010x}, not {crc32c:#010x}"
+                )));
+            }
+            self.create_now(key, &body)
+        })
+    }
+
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Bytes, StoreError>> {
         Box::pin(async move {
             let object = self.object(key)?;

@@ -110,6 +110,14 @@ pub trait ObjectStore {
     /// Creates `key` from the concatenation of `body`, if and only if nothing has that name.
     fn create<'a>(&'a self, key: &'a str, body: Vec<Bytes>) -> LocalFuture<'a, Result<(), StoreError>>;
 
+    /// [`Self::create`] of a body whose CRC-32C is known, which may spare the store a look at every byte.
+    fn create_summed<'a>(
+        &'a self,
+        key: &'a str,
+        body: Vec<Bytes>,
+        crc32c: u32,
+    ) -> LocalFuture<'a, Result<(), StoreError>>;
+
     /// Reads `range` (end exclusive); a range that passes the object's end is cut there, one that begins beyond it is refused.
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Bytes, StoreError>>;
 

@@ -4,6 +4,7 @@ use super::footer_generated::kafscale::wal as fb;
 use super::{Kind, Run, StreamId, WalHeader, HEADER_LEN, HEADER_MAGIC, TRAILER_LEN, TRAILER_MAGIC, VERSION};
 use bytes::{BufMut, Bytes, BytesMut};
 use flatbuffers::FlatBufferBuilder;
+use kafscale_codec::{crc, record_batch};
 
 /// A finished object.
 #[derive(Debug)]
@@ -14,12 +15,15 @@ pub struct WalObject {
     pub runs: Vec<Run>,
     /// Bytes in all.
     pub len: u64,
+    /// CRC-32C of all bytes.
+    pub crc32c: u32,
 }
 
 /// Collects runs.
 #[derive(Debug)]
 pub struct WalBuilder {
     parts: Vec<Bytes>,
+    crc32c: u32,
     runs: Vec<Run>,
     position: u64,
 }
@@ -35,17 +39,22 @@ impl WalBuilder {
             nonce,
         });
         WalBuilder {
+            crc32c: crc32c::crc32c(&header),
             parts: vec![header],
             runs: Vec::new(),
             position: HEADER_LEN as u64,
         }
     }
 
-    /// Adds a run; its position, length and CRC are filled in here.
+    /// Adds a run of valid batches; its position, length and CRC are filled in here.
     pub fn push_run(&mut self, mut run: Run, batches: Vec<Bytes>) {
         run.position = self.position;
         run.length = batches.iter().map(|batch| batch.len() as u64).sum();
-        run.crc32c = batches.iter().fold(0, |crc, batch| crc32c::crc32c_append(crc, batch));
+        run.crc32c = batches
+            .iter()
+            .fold(0, |crc, batch| record_batch::append_crc(crc, batch));
+        let pieces = batches.iter().map(|batch| &batch[..]);
+        self.crc32c = crc::append_known(self.crc32c, pieces, run.length as usize, run.crc32c);
         self.position += run.length;
         self.parts.extend(batches);
         self.runs.push(run);
@@ -60,12 +69,14 @@ impl WalBuilder {
         trailer.put_u32(crc32c::crc32c(&trailer));
         trailer.put_slice(TRAILER_MAGIC);
         let len = self.position + footer.len() as u64 + TRAILER_LEN as u64;
+        let crc32c = crc32c::crc32c_append(crc32c::crc32c_append(self.crc32c, &footer), &trailer);
         self.parts.push(footer);
         self.parts.push(trailer.freeze());
         WalObject {
             parts: self.parts,
             runs: self.runs,
             len,
+            crc32c,
         }
     }
 }

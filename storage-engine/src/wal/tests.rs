@@ -1,5 +1,6 @@
 use super::*;
 use bytes::Bytes;
+use kafscale_codec::record_batch::BatchBuilder;
 use proptest::prelude::*;
 
 fn runs() -> impl Strategy<Value = Vec<(u8, i32, i64, Vec<u8>, bool)>> {
@@ -47,6 +48,7 @@ fn build(inputs: &[(u8, i32, i64, Vec<u8>, bool)]) -> (Vec<u8>, Vec<Run>) {
     let object = builder.finish();
     let bytes = object.parts.concat();
     assert_eq!(bytes.len() as u64, object.len);
+    assert_eq!(crc32c::crc32c(&bytes), object.crc32c);
     (bytes, object.runs)
 }
 
@@ -95,4 +97,35 @@ fn a_fence_is_an_object_without_runs() {
         parse_footer(&bytes, bytes.len() as u64).unwrap(),
         FooterRead::Runs(vec![])
     );
+}
+
+#[test]
+fn the_sum_of_large_valid_batches_is_that_of_their_bytes() {
+    let mut builder = WalBuilder::new(Kind::Data, StreamId(5), 9, 9, 77);
+    let batch = |len| {
+        let mut batch = BatchBuilder::new();
+        batch.push(0, None, Some(&vec![3; len]), &[]);
+        batch.build().unwrap()
+    };
+    let run = Run {
+        topic_id: TopicId([1; 16]),
+        partition: 0,
+        leader_epoch: 6,
+        base_offset: 0,
+        next_offset: 1,
+        position: 0,
+        length: 0,
+        max_timestamp: 8,
+        crc32c: 0,
+        producers: vec![],
+    };
+    builder.push_run(run.clone(), vec![batch(100), batch(70_000), batch(20_000)]);
+    builder.push_run(run, vec![batch(5)]);
+    let object = builder.finish();
+    let bytes = object.parts.concat();
+    assert_eq!(object.crc32c, crc32c::crc32c(&bytes));
+    for run in &object.runs {
+        let stored = &bytes[run.position as usize..(run.position + run.length) as usize];
+        assert_eq!(run.crc32c, crc32c::crc32c(stored));
+    }
 }

@@ -146,15 +146,6 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Appends bytes, and adds them to a CRC-32C while they are near.
-    pub fn push_checked(&mut self, bytes: &[u8], crc: &mut u32) -> io::Result<()> {
-        for piece in bytes.chunks(64 << 10) {
-            *crc = crc32c::crc32c_append(*crc, piece);
-            self.push(piece)?;
-        }
-        Ok(())
-    }
-
     /// Appends so many zeros.
     pub fn skip(&mut self, mut count: usize) -> io::Result<()> {
         while count > 0 {

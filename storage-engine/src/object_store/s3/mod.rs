@@ -231,14 +231,23 @@ fn not_deleted(left: NotDeleted) -> Result<(), Failure> {
 
 impl ObjectStore for S3Store {
     fn create<'a>(&'a self, key: &'a str, body: Vec<Bytes>) -> LocalFuture<'a, Result<(), StoreError>> {
+        let crc = body.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
+        self.create_summed(key, body, crc)
+    }
+
+    fn create_summed<'a>(
+        &'a self,
+        key: &'a str,
+        body: Vec<Bytes>,
+        crc32c: u32,
+    ) -> LocalFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             check_key(key)?;
-            let crc = body.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
             let bytes = body.iter().map(|part| part.len() as u64).sum();
             let config = &self.0.config;
             self.0
                 .retrying(Operation::Create, key, bytes, async |attempt: Attempt<'_>| {
-                    attempt.create(config, key, &body, crc).await
+                    attempt.create(config, key, &body, crc32c).await
                 })
                 .await
         })

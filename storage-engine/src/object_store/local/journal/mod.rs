@@ -214,10 +214,10 @@ impl Journal {
         Ok(found)
     }
 
-    fn append(&self, key: &str, body: &[Bytes]) -> Result<Stored, StoreError> {
+    fn append(&self, key: &str, body: &[Bytes], crc32c: Option<u32>) -> Result<Stored, StoreError> {
         let len = body.iter().map(|part| part.len() as u64).sum();
         let place = self.place(key, len).map_err(|error| failed("write", key, &error))?;
-        let written = self.write_entry(&place, body);
+        let written = self.write_entry(&place, body, crc32c);
         self.finish(&place, written)
     }
 
@@ -250,16 +250,16 @@ impl Journal {
         })
     }
 
-    fn write_entry(&self, place: &Place, body: &[Bytes]) -> io::Result<()> {
+    fn write_entry(&self, place: &Place, body: &[Bytes], crc32c: Option<u32>) -> io::Result<()> {
         let at = u64::from(place.block) * BLOCK as u64;
         let content = place.header.body_at() + place.header.len + ENTRY_TRAILER as u64;
         let padding = content.next_multiple_of(BLOCK as u64) - content;
         blocks::write(&*self.disk, &place.file, at, |writer| {
             writer.push(&place.header.encode())?;
-            let mut crc = 0;
-            body.iter().try_for_each(|part| writer.push_checked(part, &mut crc))?;
+            body.iter().try_for_each(|part| writer.push(part))?;
             writer.skip(padding as usize)?;
-            writer.push(&crc.to_be_bytes())
+            let crc32c = crc32c.unwrap_or_else(|| body.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part)));
+            writer.push(&crc32c.to_be_bytes())
         })?;
         self.disk.sync_file(&place.file)
     }
@@ -401,9 +401,9 @@ impl TakenName<'_> {
         bytes <= self.journal.limits.object_bytes
     }
 
-    /// Makes the object; it is durable then.
-    pub fn store(mut self, body: &[Bytes]) -> Result<(), StoreError> {
-        self.stored = Some(self.journal.append(&self.key, body)?);
+    /// Makes the object, whose CRC-32C may be known; it is durable then.
+    pub fn store(mut self, body: &[Bytes], crc32c: Option<u32>) -> Result<(), StoreError> {
+        self.stored = Some(self.journal.append(&self.key, body, crc32c)?);
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ fn all(len: u64) -> Result<Range<u64>, StoreError> {
 }
 
 fn create(journal: &Journal, key: &str, content: &[u8]) -> Result<(), StoreError> {
-    journal.take(key)?.store(&[Bytes::copy_from_slice(content)])
+    journal.take(key)?.store(&[Bytes::copy_from_slice(content)], None)
 }
 
 fn content(journal: &Journal, key: &str) -> Option<Bytes> {
@@ -143,6 +143,20 @@ fn alien_files_among_the_packs_are_refused() {
         panic!("opened");
     };
     assert!(why.contains(alien.to_str().unwrap()), "{why}");
+}
+
+#[test]
+fn an_object_that_nobody_vouches_for_counts_if_its_sum_is_right() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = open(&directory).unwrap();
+    let body = [Bytes::from_static(b"123456789")];
+    journal.take("right").unwrap().store(&body, Some(0xe306_9283)).unwrap();
+    drop(journal);
+    let journal = open(&directory).unwrap();
+    assert_eq!(content(&journal, "right").unwrap(), "123456789");
+    journal.take("wrong").unwrap().store(&body, Some(0xe306_9282)).unwrap();
+    drop(journal);
+    assert_eq!(content(&open(&directory).unwrap(), "wrong"), None);
 }
 
 /// The real disk, which knows what a power loss would leave of it, and whose writes can fail.
@@ -323,7 +337,9 @@ fn lose_power_again_and_again(seed: u64) {
         for (place, content) in under_way {
             if random.bool() {
                 disk.state.lock().unwrap().fail_after = Some((0, true));
-                assert!(journal.write_entry(&place, &[Bytes::from(content.clone())]).is_err());
+                assert!(journal
+                    .write_entry(&place, &[Bytes::from(content.clone())], None)
+                    .is_err());
                 disk.state.lock().unwrap().fail_after = None;
             }
             perhaps(&mut expected, place.header.key, content);
@@ -366,7 +382,7 @@ fn step(
             if random.u8(..5) == 0 {
                 disk.state.lock().unwrap().fail_after = Some((random.u32(..2), random.bool()));
             }
-            let written = journal.write_entry(&place, &[Bytes::from(content.clone())]);
+            let written = journal.write_entry(&place, &[Bytes::from(content.clone())], None);
             let key = place.header.key.clone();
             match journal.finish(&place, written) {
                 Ok(stored) => {
