@@ -6,6 +6,7 @@ mod clock;
 mod consumer;
 mod groups;
 mod idle;
+mod limits;
 mod load;
 mod options;
 mod payload;
@@ -60,6 +61,7 @@ fn run_command(arguments: &ArgMatches) -> Result<String, BenchError> {
             catch_up::run(options)
         }
         Some(Command::Read(options)) => read::run(options),
+        Some(Command::Limits(options)) => limits::run(options),
         Some(Command::Report(options)) => results::report(options),
         Some(Command::Sizes(options)) => {
             workload::apply(&mut options.load, arguments)?;

@@ -3,6 +3,7 @@
 use crate::catch_up::CatchUpOptions;
 use crate::client::BenchError;
 use crate::groups::GroupOptions;
+use crate::limits::LimitsOptions;
 use crate::payload::Payload;
 use crate::read::ReadOptions;
 use crate::results::ReportOptions;
@@ -36,6 +37,8 @@ pub enum Command {
     Sweep(SweepOptions),
     /// What producers notice of a consumer that reads a backlog at full speed.
     CatchUp(CatchUpOptions),
+    /// What this machine can do at most: loopback, memory, checksums, disk. It needs no broker.
+    Limits(LimitsOptions),
     /// One page of several runs, side by side.
     Report(ReportOptions),
     /// Reads what there is of a topic, once, as fast as it comes.

@@ -61,7 +61,10 @@ fn what_is_written_can_be_read_again() {
     assert!(run.rounds[1].curves[2].is_empty());
     // The figures are in the order in which they are reported.
     let names: Vec<_> = run.rounds[0].figures.keys().collect();
-    assert!(names.iter().copied().eq(a_report(1_000, 4).figures().keys()), "{names:?}");
+    assert!(
+        names.iter().copied().eq(a_report(1_000, 4).figures().keys()),
+        "{names:?}"
+    );
 }
 
 #[test]
