@@ -11,25 +11,24 @@ use std::fmt::Write;
 const STYLE: &str =
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1060px;margin:2em auto;padding:0 1em;color:#1c1c1c}\
 h1{font-size:1.5em}h2{margin-top:2em;font-size:1.15em}.w{overflow-x:auto}table{border-collapse:collapse}\
-td,th{padding:.2em .9em .2em 0;text-align:left;vertical-align:top;overflow-wrap:anywhere}\
+td,th{padding:.2em .9em .2em 0;text-align:left;vertical-align:top}td{overflow-wrap:anywhere}\
 td.n,th.n{text-align:right;white-space:nowrap;overflow-wrap:normal;font-variant-numeric:tabular-nums}th.n{white-space:normal}\
-.f th:first-child,.f td:first-child{position:sticky;left:0;background:#fff;white-space:nowrap}\
-.f th.n{min-width:5.5em}small{color:#666;display:block;font-size:.8em}tr{border-bottom:1px solid #e5e5e5}\
+.f th:first-child,.f td:first-child{position:sticky;left:0;background:#fff;min-width:7em;max-width:15em}\
+.a th.n{min-width:6.5em}.k{font-size:13px;width:100%}.k td,.k th{padding-right:.6em}.k small{white-space:normal}small{color:#666;display:block;font-size:.8em}tr{border-bottom:1px solid #e5e5e5}\
 svg.c{width:100%;height:auto;display:block}svg text{font-size:13px;fill:#444}.g{stroke:#e2e2e2}\
 svg.s{width:28px;height:8px;margin-right:.5em;vertical-align:middle}\
 .key{margin:.3em 0}.key span{display:inline-block;margin-right:1.6em}summary{cursor:pointer}\
 @media print{.w{overflow:visible}}";
 
 /// What the first table has of each run: figure, title, divisor, smallest digit.
-const COLUMNS: [(&str, &str, f64, f64); 14] = [
+const COLUMNS: [(&str, &str, f64, f64); 13] = [
     ("records_per_s", "records/s", 1.0, 1.0),
     ("bytes_per_s", "MB/s", 1e6, 0.1),
-    ("requests_per_s", "requests/s", 1.0, 1.0),
     ("publish_p50_ms", "p50 ms", 1.0, 0.01),
     ("publish_p99_ms", "p99 ms", 1.0, 0.1),
     ("publish_p99.9_ms", "p99.9 ms", 1.0, 0.1),
     ("end_to_end_p99_ms", "end to end p99 ms", 1.0, 0.1),
-    ("broker_core_s_per_gb", "core-s/GB", 1.0, 0.01),
+    ("broker_core_s_per_gb", "core\u{2011}s/GB", 1.0, 0.01),
     ("broker_resident_bytes", "memory MiB", 1_048_576.0, 1.0),
     ("puts_per_s", "PUT/s", 1.0, 0.1),
     ("put_mean_bytes", "KiB a PUT", 1_024.0, 1.0),
@@ -108,7 +107,7 @@ fn key(runs: &[Run]) -> String {
 fn side_by_side(runs: &[Run]) -> String {
     let has = |figure: &str| runs.iter().any(|run| run.summary.contains_key(figure));
     let columns: Vec<_> = COLUMNS.iter().filter(|(figure, ..)| has(figure)).collect();
-    let mut out = "<div class=w><table class=f><tr><th>run".to_string();
+    let mut out = "<div class=w><table class=\"f k\"><tr><th>run".to_string();
     for (_, title, ..) in &columns {
         let _ = write!(out, "<th class=n>{title}"); // Writing to a string does not fail.
     }
@@ -127,7 +126,7 @@ fn side_by_side(runs: &[Run]) -> String {
 
 /// A row for each figure that one of the runs has, a column for each run.
 fn all_figures(runs: &[Run]) -> String {
-    let mut out = "<h2>All figures</h2><div class=w><table class=f><tr><th>figure".to_string();
+    let mut out = "<h2>All figures</h2><div class=w><table class=\"f a\"><tr><th>figure".to_string();
     for run in runs {
         let _ = write!(out, "<th class=n>{}", escaped(&run.name));
     }

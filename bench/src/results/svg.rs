@@ -12,6 +12,8 @@ const BOTTOM: f64 = 52.0;
 const TOP: f64 = 14.0;
 /// So many steps of a flat axis at most.
 const STEPS_MAX: f64 = 10.0;
+/// So many nines are shown; beyond them a curve is made of single records.
+const NINES_MAX: f64 = 5.0;
 /// From so many decades on, only powers of ten have a line.
 const DECADES_FINE: i32 = 3;
 const COLOURS: [&str; 10] = [
@@ -47,11 +49,12 @@ pub fn sample(series: usize) -> String {
 
 /// Quantiles against milliseconds; both axes are logarithmic: nines to the right, milliseconds upwards.
 pub fn latency_chart(lines: &[Line]) -> String {
-    let points = || lines.iter().flat_map(|line| &line.points);
+    let nines_of = |quantile: f64| -(1.0 - quantile).max(f64::MIN_POSITIVE).log10();
+    let shown = |point: &&(f64, f64)| nines_of(point.0) <= NINES_MAX + 1e-6;
+    let points = || lines.iter().flat_map(|line| &line.points).filter(shown);
     let values = || points().map(|(_, ms)| ms.max(0.001).log10());
     let low = values().fold(f64::INFINITY, f64::min).floor();
     let high = values().fold(f64::NEG_INFINITY, f64::max).ceil().max(low + 1.0);
-    let nines_of = |quantile: f64| -(1.0 - quantile.min(0.999_999_9)).log10();
     let nines = points()
         .map(|(quantile, _)| nines_of(*quantile))
         .fold(1.0, f64::max)
@@ -73,7 +76,10 @@ pub fn latency_chart(lines: &[Line]) -> String {
         body += &tick_below(x(1.0 - 10f64.powi(-(nines as i32))), &percent(nines));
     }
     for Line { series, points } in lines {
-        body += &polyline(*series, points.iter().map(|(quantile, ms)| (x(*quantile), y(*ms))));
+        body += &polyline(
+            *series,
+            points.iter().filter(shown).map(|(quantile, ms)| (x(*quantile), y(*ms))),
+        );
     }
     svg(&body, "percentile")
 }
@@ -235,6 +241,20 @@ mod tests {
         ];
         assert_eq!(labels, ["1 µs", "500 µs", "2 ms", "10 s"]);
         assert_eq!([percent(1), percent(2), percent(4)], ["90%", "99%", "99.99%"]);
+    }
+
+    #[test]
+    fn a_curve_of_very_many_records_ends_where_the_axis_does() {
+        let points = (0..10)
+            .map(|nines| (1.0 - 10f64.powi(-nines), f64::from(nines + 1)))
+            .collect();
+        let chart = latency_chart(&[Line { series: 0, points }]);
+        assert!(chart.contains(">99.999%<") && !chart.contains(">99.9999%<"), "{chart}");
+        let (_, line) = chart.split_once("points=\"").unwrap();
+        let (line, _) = line.split_once('"').unwrap();
+        assert_eq!(line.split(' ').count(), 6, "{line}");
+        let (last, _) = line.split(' ').next_back().unwrap().split_once(',').unwrap();
+        assert!((last.parse::<f64>().unwrap() - (WIDTH - RIGHT)).abs() < 0.2, "{last}");
     }
 
     #[test]
