@@ -15,6 +15,10 @@ Latencies differ by what they are from, and are printed without a verdict:
                      Kafka's tool records wait in 32 MiB of buffer first, so that its latency is about the buffer divided by the
                      throughput.
 
+As fast as it goes the two differ by more the fewer cores there are: Kafka's tool needs several times the CPU of kafscale-bench,
+and takes it from the broker. And where the disk decides (a sync of 15 KiB five times on its way), it may change from one run to
+the next: --dir /dev/shm takes it out.
+
 Needs what ci/compat/install.sh has for Kafka (it installs it), and a release build.
 """
 
@@ -96,12 +100,13 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3, help="how often each of the two has its turn")
     parser.add_argument("--seconds", type=int, default=10, help="that count of each run")
     parser.add_argument("--warmup", type=int, default=5, help="seconds before, in which Java's compiler gets its work done")
+    parser.add_argument("--dir", type=pathlib.Path, help="where the broker's data goes, instead of the directory for temporary files")
     parser.add_argument("--tolerance", type=float, default=0.1, help="how far the ratio of throughputs may be from 1")
     arguments = parser.parse_args()
     subprocess.run([ROOT / "ci/compat/install.sh", "kafka"], check=True, timeout=1800)
     # An end from outside is one as well: what was started is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
-    directory = pathlib.Path(tempfile.mkdtemp(prefix="bench-agree-"))
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="bench-agree-", dir=arguments.dir))
     verdicts = {}
     try:
         with Broker(arguments.broker, directory) as broker:

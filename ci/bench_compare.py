@@ -247,9 +247,7 @@ def java_command(topic: str, records: int, rate: int, warmup_records: int, prope
     ]  # fmt: skip
     if warmup_records:
         command += ["--warmup-records", str(warmup_records)]
-    for one in properties:
-        command += ["--command-property", one]
-    return command
+    return [*command, "--command-property", *properties]
 
 
 def java_summaries(said: str) -> list[list[float]]:

@@ -58,6 +58,7 @@ pub fn latency_chart(lines: &[Line]) -> String {
     let nines = points()
         .map(|(quantile, _)| nines_of(*quantile))
         .fold(1.0, f64::max)
+        .min(NINES_MAX)
         .ceil();
     let x = |quantile: f64| across(nines_of(quantile) / nines);
     let y = |ms: f64| down((ms.max(0.001).log10() - low) / (high - low));
