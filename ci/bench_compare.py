@@ -16,6 +16,8 @@ Kafka runs once as it comes (an acknowledged record is in memory) and once with 
 disk, which is what this broker promises). This broker runs on its embedded store, and on an S3 server with etcd; CPU and
 memory are the broker's alone, without those two. What is printed is the median of all turns; compare.json has every figure, and
 report-LOAD.html has the curves of all brokers and turns. Puts are told by this broker only, which has the metrics page for it.
+Tansu (--brokers tansu-memory, which builds it from crates.io) keeps all in memory and promises nothing, without idempotence and
+without `java` and `rdkafka`: version 0.6.0 gives no producer id there. On our S3 server it answers produce with an error.
 It ends only what it started. Needs what ci/compat/install.sh has for Kafka and librdkafka (it installs it), and a release build.
 """
 
@@ -38,6 +40,7 @@ from collections.abc import Callable
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RELEASE = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 JARS = ROOT / ".cache/compat/java/kafka"
+TANSU = ROOT / ".cache/compat/tansu/bin/tansu"
 RDKAFKA = ROOT / ".cache/compat/rdkafka/rdkafka_performance"
 RECORD_BYTES = 1024
 SMALL_CONNECTIONS = 64
@@ -54,7 +57,9 @@ KAFKA_JAVA_OPTIONS = [
     "-Xms1G", "-Xmx1G", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35",
     "-XX:+ExplicitGCInvokesConcurrent", "-Djava.awt.headless=true",
 ]  # fmt: skip
-BROKERS = ("kafka", "kafka-synced", "kafscale", "kafscale-s3")
+BROKERS = ("kafka", "kafka-synced", "kafscale", "kafscale-s3", "tansu-memory")
+# Tansu is built from crates.io, which takes long: only who names it gets it.
+USUAL_BROKERS = BROKERS[:4]
 LOADS = ("peak", "read", "half", "steady", "small", "java", "rdkafka")
 Figures = dict[str, float]
 
@@ -82,6 +87,19 @@ def answers(port: int) -> bool:
         return False
 
 
+def listens(port: int) -> Callable[[], bool]:
+    """Whether anybody takes connections there."""
+
+    def connects() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return True
+        except OSError:
+            return False
+
+    return connects
+
+
 class Broker:
     """One broker and what it needs, below a directory that goes away with it."""
 
@@ -96,7 +114,8 @@ class Broker:
 
     def __enter__(self) -> "Broker":
         try:
-            self.pid = (self.start_kafka() if self.kind.startswith("kafka") else self.start_kafscale()).pid
+            start = {"kafka": self.start_kafka, "kafscale": self.start_kafscale, "tansu": self.start_tansu}
+            self.pid = start[self.kind.split("-")[0]]().pid
         except BaseException:
             self.end()
             raise
@@ -165,29 +184,31 @@ class Broker:
         self.ready_s = self.wait("broker", broker, lambda: answers(self.port))
         return broker
 
+    def start_tansu(self) -> subprocess.Popen[bytes]:
+        """In its own memory."""
+        self.port = free_ports(1)[0]
+        address = f"tcp://127.0.0.1:{self.port}"
+        words = [str(TANSU), "broker", "--listener-url", address, "--advertised-listener-url", address]
+        broker = self.spawn("broker", [*words, "--storage-engine", "memory://tansu/"])
+        self.ready_s = self.wait("broker", broker, lambda: answers(self.port))
+        return broker
+
+    def start_s3(self, s3: int) -> None:
+        store = self.spawn("s3", [
+            str(RELEASE / "kafscale-test-s3"), "--addr", f"127.0.0.1:{s3}", "--root", str(self.directory / "s3"),
+            "--bucket", "records",
+        ])  # fmt: skip
+        self.wait("s3", store, listens(s3))
+
     def start_stores(self, s3: int, client: int, peer: int) -> None:
-        def listens(port: int) -> Callable[[], bool]:
-            def connects() -> bool:
-                try:
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    return True
-                except OSError:
-                    return False
-
-            return connects
-
         member, client_url = f"http://127.0.0.1:{peer}", f"http://127.0.0.1:{client}"
         etcd = self.spawn("etcd", [
             "etcd", "--name", "m", "--data-dir", str(self.directory / "etcd"), "--log-level", "error",
             "--listen-client-urls", client_url, "--advertise-client-urls", client_url, "--listen-peer-urls", member,
             "--initial-advertise-peer-urls", member, "--initial-cluster", f"m={member}",
         ])  # fmt: skip
-        store = self.spawn("s3", [
-            str(RELEASE / "kafscale-test-s3"), "--addr", f"127.0.0.1:{s3}", "--root", str(self.directory / "s3"),
-            "--bucket", "records",
-        ])  # fmt: skip
+        self.start_s3(s3)
         self.wait("etcd", etcd, listens(client))
-        self.wait("s3", store, listens(s3))
         time.sleep(1)  # etcd elects its leader.
 
     def end(self) -> None:
@@ -287,6 +308,9 @@ class Loads:
         more = ["--seconds", str(self.seconds), "--warmup-s", str(self.warmup), "--results", str(self.kept / topic)]
         if broker.metrics:
             more += ["--metrics", f"127.0.0.1:{broker.metrics}"]
+        if broker.kind.startswith("tansu"):
+            # Version 0.6.0 gives no producer id.
+            more.append("--no-idempotence")
         if self.syscalls:
             more.append("--syscalls")
         return bench(broker, ["--topic", topic, "--record-bytes", str(RECORD_BYTES), *more, *words], self.seconds + self.warmup)
@@ -456,7 +480,7 @@ def words(of: tuple[str, ...]) -> Callable[[str], list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--brokers", type=words(BROKERS), default=list(BROKERS), help="which, separated by commas")
+    parser.add_argument("--brokers", type=words(BROKERS), default=list(USUAL_BROKERS), help="which, separated by commas")
     parser.add_argument("--loads", type=words(LOADS), default=list(LOADS), help="which, separated by commas")
     parser.add_argument("--turns", type=int, default=2, help="how often each broker has its turn")
     parser.add_argument("--seconds", type=int, default=6, help="that count of each load")
@@ -472,6 +496,10 @@ def main() -> None:
         sys.exit("the load 'half' needs Kafka as the first broker, or --half-rate")
     if any(kind.startswith("kafka") for kind in arguments.brokers) or "java" in arguments.loads:
         subprocess.run([ROOT / "ci/compat/install.sh", "kafka"], check=True, timeout=1800)
+    if "tansu-memory" in arguments.brokers:
+        if {"java", "rdkafka"} & set(arguments.loads):
+            sys.exit("tansu-memory gives no producer id, so there are no loads java and rdkafka")
+        subprocess.run([ROOT / "ci/compat/install.sh", "tansu"], check=True, timeout=7200)
     if "rdkafka" in arguments.loads:
         subprocess.run([ROOT / "ci/compat/install.sh", "rdkafka"], check=True, timeout=1800)
     runs = arguments.results / "runs"

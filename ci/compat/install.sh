@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the clients of the suite, skipping what is there: ci/compat/install.sh [PIECE...], all pieces if none is named.
 # Pieces: kcat confluent kafka-python-2.0 kafka-python java kafka streams go node browser; and, which only benchmarks need and
-# nobody gets who does not name it: rdkafka.
+# nobody gets who does not name it: rdkafka tansu.
 #
 # Packages of the system come from apt; all else goes below .cache/compat, with a stamp of what it was made from. It ends
 # with 75 where something could not be fetched, and with another status where our own part is at fault.
@@ -142,6 +142,15 @@ rdkafka_piece() {
   stamp rdkafka
 }
 
+# Another Kafka-compatible broker.
+tansu_piece() {
+  local version=0.6.0
+  if [ "$(cat "$cache/tansu.stamp" 2>/dev/null)" = "$version" ]; then return 0; fi
+  echo "building tansu, which takes a while"
+  retry cargo install --quiet --locked --version "$version" --no-default-features --features dynostore --root "$cache/tansu" tansu
+  echo "$version" >"$cache/tansu.stamp"
+}
+
 if [ $# = 0 ]; then set -- kcat confluent kafka-python-2.0 kafka-python java kafka streams go node browser; fi
 for piece in "$@"; do
   case $piece in
@@ -154,6 +163,7 @@ for piece in "$@"; do
     node) node_packages node ;;
     browser) browser_piece ;;
     rdkafka) rdkafka_piece ;;
+    tansu) tansu_piece ;;
     *) echo "unknown piece: $piece" >&2; exit 2 ;;
   esac
 done
