@@ -14,10 +14,13 @@ MEMBERS ?= 20
 CLIENTS ?=
 # Of `make bench-compare`, see its --help.
 COMPARE_ARGS ?=
+# Of `make bench-agree` and `make bench-limits`, see their --help.
+AGREE_ARGS ?=
+LIMITS_ARGS ?=
 # Of `make bench-check`: --update writes a new baseline.
 CHECK_ARGS ?=
 
-.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster failover scale demo compat groups second-s3 k8s bench bench-compare bench-check test-produce-consume test-consumer-group
+.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster failover scale demo compat groups second-s3 k8s bench bench-compare bench-agree bench-limits bench-check test-produce-consume test-consumer-group
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-22s %s\n", $$1, $$2 }'
@@ -96,6 +99,14 @@ bench: ## Throughput, latency percentiles and CPU per GB of a broker of its own,
 bench-compare: ## Apache Kafka and this broker under the same loads, in turns: make bench-compare COMPARE_ARGS=--help
 	cargo build --release --locked -p kafscale-broker -p kafscale-bench -p kafscale-test-s3
 	@ci/bench_compare.py $(COMPARE_ARGS)
+
+bench-agree: ## Whether kafscale-bench and kafka-producer-perf-test measure the same throughput: make bench-agree AGREE_ARGS=--help
+	cargo build --release --locked -p kafscale-broker -p kafscale-bench -p kafscale-test-s3
+	@ci/bench_agree.py $(AGREE_ARGS)
+
+bench-limits: ## What this machine can do at most: loopback, memory, checksums, disk: make bench-limits LIMITS_ARGS=--help
+	cargo build --release --locked -p kafscale-bench
+	@$${CARGO_TARGET_DIR:-target}/release/kafscale-bench limits $(LIMITS_ARGS)
 
 bench-check: ## Instructions of pieces of the hot path against the committed baseline; needs valgrind
 	@ci/bench_check.py $(CHECK_ARGS)

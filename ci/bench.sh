@@ -24,7 +24,10 @@ run() {
       shift
       ;;
   esac
-  "$bench" "${command[@]}" --bootstrap "$bootstrap" --broker-pid "$broker_pid" --topic "bench-$RANDOM" "$@"
+  # Groups produce nothing that is put.
+  local metrics=(--metrics "127.0.0.1:$((broker_port + 1))")
+  if [ "${command[*]}" = groups ]; then metrics=(); fi
+  "$bench" "${command[@]}" --bootstrap "$bootstrap" --broker-pid "$broker_pid" "${metrics[@]}" --topic "bench-$RANDOM" "$@"
 }
 if [ -n "${BENCH_ARGS:-}" ]; then
   # shellcheck disable=SC2086

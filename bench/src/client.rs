@@ -39,6 +39,9 @@ pub enum BenchError {
     /// The broker refused.
     #[error("{0}: {1:?}")]
     Refused(String, ErrorCode),
+    /// A file of results is not as it should be, or cannot be said.
+    #[error("JSON: {0}")]
+    Json(#[from] serde_json::Error),
     /// What was asked for makes no sense.
     #[error("{0}")]
     Options(String),

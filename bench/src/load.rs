@@ -8,6 +8,8 @@ use crate::options::Options;
 use crate::process;
 use crate::producer::{Produced, Producer, Target};
 use crate::report::Report;
+use crate::store::StoreWatch;
+use crate::syscalls::Counting;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicI64;
@@ -87,7 +89,13 @@ pub fn run_as(options: &Options, reading: Reading, quota: Option<u64>) -> Result
         !clock.is_over() && !ended
     };
     while go_on() && clock.sleep_towards_measured() {}
+    let store = options.metrics.as_deref().map(StoreWatch::start).transpose()?.flatten();
+    let counting = options
+        .broker_pid
+        .filter(|_| options.syscalls && !clock.is_over())
+        .and_then(|pid| Counting::start(pid, clock.until_end()));
     let [broker, own] = process::watch([options.broker_pid, Some(std::process::id())], clock, go_on);
+    let store = store.map(|store| store.end()).transpose()?.flatten();
     let mut produced = Produced::none();
     for one in join_all(producers)? {
         produced.add(&one);
@@ -103,6 +111,8 @@ pub fn run_as(options: &Options, reading: Reading, quota: Option<u64>) -> Result
         consumed,
         broker,
         own,
+        store,
+        syscalls_per_s: counting.and_then(Counting::per_second),
         idle: idle.close()?,
     })
 }

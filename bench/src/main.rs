@@ -6,6 +6,7 @@ mod clock;
 mod consumer;
 mod groups;
 mod idle;
+mod limits;
 mod load;
 mod options;
 mod payload;
@@ -16,13 +17,16 @@ mod report;
 mod results;
 mod rounds;
 mod sizes;
+mod store;
 mod sweep;
+mod syscalls;
 mod workload;
 
 use catch_up::CatchUpOptions;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use client::BenchError;
 use options::{Command, CommandLine, Options};
+use report::Report;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -57,6 +61,8 @@ fn run_command(arguments: &ArgMatches) -> Result<String, BenchError> {
             catch_up::run(options)
         }
         Some(Command::Read(options)) => read::run(options),
+        Some(Command::Limits(options)) => limits::run(options),
+        Some(Command::Report(options)) => results::report(options),
         Some(Command::Sizes(options)) => {
             workload::apply(&mut options.load, arguments)?;
             sizes::run(options)
@@ -89,14 +95,15 @@ fn run(options: &Options) -> Result<String, BenchError> {
         }
         let report = load::run(options)?;
         out += &if options.json {
-            report.json() + "\n"
+            report.json()? + "\n"
         } else {
             report.text()
         };
         reports.push(report);
     }
     if reports.len() > 1 && !options.json {
-        out += &rounds::text(&rounds::summary(&reports));
+        let figures: Vec<_> = reports.iter().map(Report::figures).collect();
+        out += &rounds::text(&rounds::summary(&figures));
     }
     if let Some(directory) = &options.results {
         results::write(directory, &reports)?;

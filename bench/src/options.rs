@@ -3,8 +3,10 @@
 use crate::catch_up::CatchUpOptions;
 use crate::client::BenchError;
 use crate::groups::GroupOptions;
+use crate::limits::LimitsOptions;
 use crate::payload::Payload;
 use crate::read::ReadOptions;
+use crate::results::ReportOptions;
 use crate::sizes::SizesOptions;
 use crate::sweep::SweepOptions;
 use kafscale_codec::compression::Compression;
@@ -35,6 +37,10 @@ pub enum Command {
     Sweep(SweepOptions),
     /// What producers notice of a consumer that reads a backlog at full speed.
     CatchUp(CatchUpOptions),
+    /// What this machine can do at most: loopback, memory, checksums, disk. It needs no broker.
+    Limits(LimitsOptions),
+    /// One page of several runs, side by side.
+    Report(ReportOptions),
     /// Reads what there is of a topic, once, as fast as it comes.
     Read(ReadOptions),
     /// The same load with records of different sizes.
@@ -125,6 +131,12 @@ pub struct Options {
     /// Process id of the broker, if it runs here: then its CPU time, memory and context switches are reported.
     #[arg(long, visible_alias = "pid")]
     pub broker_pid: Option<u32>,
+    /// The broker's metrics page, as HOST:PORT or URL: then puts to its object store and their sizes are reported.
+    #[arg(long)]
+    pub metrics: Option<String>,
+    /// Counts the broker's system calls with perf, which slows each of them a little.
+    #[arg(long, requires = "broker_pid")]
+    pub syscalls: bool,
     /// One line of JSON instead of text.
     #[arg(long)]
     pub json: bool,

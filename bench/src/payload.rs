@@ -1,5 +1,7 @@
 //! Values of records: as many bytes of them as were asked for are random, so that compression finds what it should.
 
+use fastrand::Rng;
+
 /// Values in a row. A batch takes neighbours, and no two of a batch are the same, unless there is only one.
 pub struct Payload {
     bytes: Vec<u8>,
@@ -17,12 +19,11 @@ impl Payload {
         let wanted = (2 * batch_bytes.max(record_bytes)).min(BYTES_MAX);
         let records = (wanted / record_bytes.max(1)).max(1);
         let random_bytes = (record_bytes as f64 * random_ratio.clamp(0.0, 1.0)).round() as usize;
-        let mut random = SplitMix64::new(7);
-        let mut bytes = Vec::with_capacity(records * record_bytes);
-        for _ in 0..records {
-            let end = bytes.len() + record_bytes;
-            random.append(&mut bytes, random_bytes);
-            bytes.resize(end, 0);
+        // The same in every run.
+        let mut random = Rng::with_seed(7);
+        let mut bytes = vec![0; records * record_bytes];
+        for value in bytes.chunks_exact_mut(record_bytes.max(1)) {
+            random.fill(&mut value[..random_bytes]);
         }
         Payload {
             bytes,
@@ -50,45 +51,12 @@ impl Payload {
     }
 }
 
-/// A small random generator, the same in every run.
-#[derive(Debug, Clone)]
-pub struct SplitMix64(u64);
-
-impl SplitMix64 {
-    /// Begins at a seed.
-    pub fn new(seed: u64) -> Self {
-        SplitMix64(seed)
-    }
-
-    /// The next 64 bits.
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From 0 up to 1, without it.
-    pub fn part(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    fn append(&mut self, bytes: &mut Vec<u8>, count: usize) {
-        let end = bytes.len() + count;
-        while bytes.len() < end {
-            bytes.extend(self.bits().to_le_bytes());
-        }
-        bytes.truncate(end);
-    }
-}
-
 /// Draws numbers below a bound by Zipf's law: number n comes (n + 1)^-skew as often as number 0. A skew of 0 is uniform.
 #[derive(Debug, Clone)]
 pub struct Zipf {
     /// The sum of the weights up to each number, divided by that of all.
     up_to: Vec<f64>,
-    random: SplitMix64,
+    random: Rng,
 }
 
 impl Zipf {
@@ -104,13 +72,13 @@ impl Zipf {
         up_to.iter_mut().for_each(|weight| *weight /= sum);
         Zipf {
             up_to,
-            random: SplitMix64::new(seed),
+            random: Rng::with_seed(seed),
         }
     }
 
     /// The next number.
     pub fn draw(&mut self) -> usize {
-        let part = self.random.part();
+        let part = self.random.f64();
         self.up_to
             .partition_point(|weight| *weight <= part)
             .min(self.up_to.len() - 1)

@@ -21,6 +21,9 @@ pub struct Sample {
     pub voluntary_switches: u64,
     /// How often they were put aside for others; of threads that still live.
     pub involuntary_switches: u64,
+    /// Bytes that it has caused to be written to storage, as the kernel's /proc/PID/io has it: when they are put into the page
+    /// cache, or written around it. None if the kernel or its rights do not tell.
+    pub written_bytes: Option<u64>,
 }
 
 /// What a process did from one moment to another.
@@ -38,6 +41,11 @@ impl Watched {
     /// CPU seconds used.
     pub fn cpu_s(&self) -> f64 {
         self.after.cpu.saturating_sub(self.before.cpu).as_secs_f64()
+    }
+
+    /// Bytes caused to be written to storage; none if that is not known.
+    pub fn written_bytes(&self) -> Option<u64> {
+        Some(self.after.written_bytes?.saturating_sub(self.before.written_bytes?))
     }
 
     /// CPUs kept busy, if it took this time.
@@ -98,6 +106,9 @@ pub fn sample(pid: u32) -> Option<Sample> {
         threads: 0,
         voluntary_switches: 0,
         involuntary_switches: 0,
+        written_bytes: std::fs::read_to_string(format!("/proc/{pid}/io"))
+            .ok()
+            .and_then(|io| number(&io, "write_bytes:")),
     };
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).ok()? {
         // A thread may end while we look.
@@ -150,6 +161,18 @@ mod tests {
             "{seen:?}"
         );
         assert!(seen.after.threads >= 1 && !block.is_empty());
+    }
+
+    #[test]
+    fn what_is_written_to_a_disk_is_seen_from_outside() {
+        let own = std::process::id();
+        // Not in a temporary directory: that may be in memory.
+        let file = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("written-{own}"));
+        let before = sample(own).unwrap().written_bytes.unwrap();
+        std::fs::write(&file, vec![1u8; 1 << 20]).unwrap();
+        let after = sample(own).unwrap().written_bytes.unwrap();
+        std::fs::remove_file(file).unwrap();
+        assert!(after >= before + (1 << 20), "{before} {after}");
     }
 
     #[test]

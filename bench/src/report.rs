@@ -1,11 +1,14 @@
 //! What a run came to, for people and for programs.
 
+use crate::client::BenchError;
 use crate::consumer::Consumed;
 use crate::idle::IdleMemory;
 use crate::options::Options;
 use crate::process::Watched;
 use crate::producer::Produced;
+use crate::results::Figures;
 use crate::rounds::{drift, DRIFT_MAX};
+use crate::store::StoreUse;
 use hdrhistogram::Histogram;
 use std::fmt::Write;
 use std::time::Duration;
@@ -24,6 +27,10 @@ pub struct Report {
     pub broker: Option<Watched>,
     /// What this process used.
     pub own: Option<Watched>,
+    /// What the broker asked of its object store.
+    pub store: Option<StoreUse>,
+    /// System calls of the broker.
+    pub syscalls_per_s: Option<f64>,
     /// What idle connections cost in memory.
     pub idle: Option<IdleMemory>,
 }
@@ -45,6 +52,12 @@ impl Report {
     pub fn core_seconds_per_gb(&self) -> Option<f64> {
         let gb = self.produced.bytes as f64 / 1e9;
         self.broker.filter(|_| gb > 0.0).map(|broker| broker.cpu_s() / gb)
+    }
+
+    /// Bytes that the broker caused to be written to storage per byte of values acknowledged.
+    fn written_per_byte(&self) -> Option<f64> {
+        let written = self.broker?.written_bytes()? as f64;
+        (self.produced.bytes > 0).then(|| written / self.produced.bytes as f64)
     }
 
     /// Milliseconds within which this part of the records was acknowledged.
@@ -111,6 +124,25 @@ impl Report {
                 per_second(involuntary, self.measured)
             );
         }
+        if let Some(written) = self.written_per_byte() {
+            let _ = writeln!(
+                out,
+                "              {written:.2} bytes written to storage per byte acknowledged"
+            );
+        }
+        if let Some(calls) = self.syscalls_per_s {
+            let _ = writeln!(out, "              {calls:.0} system calls/s");
+        }
+        if let Some(store) = self.store {
+            let _ = writeln!(
+                out,
+                "object store  {:.1} puts/s of {:.0} bytes in the mean, {:.2} bytes sent per byte acknowledged, {:.1} gets/s",
+                store.puts / self.measured.as_secs_f64(),
+                store.put_mean_bytes.unwrap_or(f64::NAN),
+                store.sent_bytes / self.produced.bytes as f64,
+                store.gets / self.measured.as_secs_f64(),
+            );
+        }
         if let Some(idle) = self.idle {
             let _ = writeln!(
                 out,
@@ -143,7 +175,7 @@ impl Report {
     }
 
     /// All figures and their names; times in milliseconds.
-    pub fn figures(&self) -> Vec<(String, f64)> {
+    pub fn figures(&self) -> Figures {
         let mut fields = vec![
             ("rate".to_string(), self.options.rate as f64),
             ("record_bytes".to_string(), self.options.record_bytes as f64),
@@ -192,23 +224,47 @@ impl Report {
             ];
             fields.extend(named.map(|(name, value)| (name.to_string(), value)));
         }
+        let written = self.written_per_byte();
+        fields.extend(written.map(|part| ("broker_written_bytes_per_byte".to_string(), part)));
+        fields.extend(
+            self.syscalls_per_s
+                .map(|calls| ("broker_syscalls_per_s".to_string(), calls)),
+        );
+        if let Some(store) = self.store {
+            let seconds = self.measured.as_secs_f64();
+            let named = [
+                ("puts_per_s", Some(store.puts / seconds)),
+                ("put_mean_bytes", store.put_mean_bytes),
+                ("put_p99_bytes_at_most", store.put_p99_bytes_at_most),
+                (
+                    "put_bytes_per_byte",
+                    Some(store.sent_bytes / self.produced.bytes as f64),
+                ),
+                ("gets_per_s", Some(store.gets / seconds)),
+            ];
+            fields.extend(
+                named
+                    .into_iter()
+                    .filter_map(|(name, value)| Some((name.to_string(), value?))),
+            );
+        }
         if let Some(idle) = self.idle {
             fields.push(("idle_connections".to_string(), self.options.idle_connections as f64));
             let more = mib(idle.after_bytes) - mib(idle.before_bytes);
             fields.push(("idle_mib".to_string(), more));
         }
         fields.extend(self.own.map(|own| ("load_cpu_s".to_string(), own.cpu_s())));
-        fields
+        // Three digits are enough, and JSON has no word for what is not a number.
+        let known = fields.into_iter().filter(|(_, value)| value.is_finite());
+        known.map(|(name, value)| (name, (value * 1e3).round() / 1e3)).collect()
     }
 
     /// The figures as one line of JSON.
-    pub fn json(&self) -> String {
-        let fields: Vec<String> = self
-            .figures()
-            .into_iter()
-            .map(|(name, value)| format!("\"{name}\":{value:.3}"))
-            .collect();
-        format!("{{{}}}", fields.join(","))
+    ///
+    /// # Errors
+    /// None that is known of: names and finite numbers can be said in JSON.
+    pub fn json(&self) -> Result<String, BenchError> {
+        Ok(serde_json::to_string(&self.figures())?)
     }
 }
 

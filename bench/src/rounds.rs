@@ -1,13 +1,15 @@
 //! Several rounds of one load: what is typical, how far they are apart, and whether one was steady.
 
-use crate::report::Report;
+use crate::results::Figures;
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
 /// A round whose halves differ by more than this part was not steady.
 pub const DRIFT_MAX: f64 = 0.1;
 
 /// One figure over all rounds.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The middle one; between the two middle ones if there is an even number.
     pub median: f64,
@@ -28,20 +30,18 @@ impl Spread {
 }
 
 /// Every figure that all rounds have.
-pub fn summary(reports: &[Report]) -> Vec<(String, Spread)> {
-    let rounds: Vec<_> = reports.iter().map(Report::figures).collect();
-    let names = rounds.first().into_iter().flatten().map(|(name, _)| name);
+pub fn summary(rounds: &[Figures]) -> IndexMap<String, Spread> {
+    let names = rounds.first().into_iter().flat_map(IndexMap::keys);
     names
         .filter_map(|name| {
-            let of = |round: &Vec<(String, f64)>| round.iter().find(|(at, _)| at == name).map(|(_, figure)| *figure);
-            let figures: Option<Vec<f64>> = rounds.iter().map(of).collect();
+            let figures: Option<Vec<f64>> = rounds.iter().map(|round| round.get(name).copied()).collect();
             Some((name.clone(), Spread::of(figures?)?))
         })
         .collect()
 }
 
 /// The summary for people.
-pub fn text(summary: &[(String, Spread)]) -> String {
+pub fn text(summary: &IndexMap<String, Spread>) -> String {
     let mut out = format!("{:<26}{:>16}{:>16}{:>16}\n", "all rounds", "median", "least", "most");
     for (name, Spread { median, least, most }) in summary {
         // Writing to a string does not fail.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the clients of the suite, skipping what is there: ci/compat/install.sh [PIECE...], all pieces if none is named.
-# Pieces: kcat confluent kafka-python-2.0 kafka-python java kafka streams go node browser.
+# Pieces: kcat confluent kafka-python-2.0 kafka-python java kafka streams go node browser; and, which only benchmarks need and
+# nobody gets who does not name it: rdkafka tansu.
 #
 # Packages of the system come from apt; all else goes below .cache/compat, with a stamp of what it was made from. It ends
 # with 75 where something could not be fetched, and with another status where our own part is at fault.
@@ -117,6 +118,39 @@ browser_piece() {
   node_packages browser
 }
 
+# librdkafka's performance tool, which Debian does not have: from the sources that the crate rdkafka-sys carries, against
+# Debian's library.
+rdkafka_piece() {
+  local name=$here/rdkafka sources
+  packages cc build-essential
+  if [ ! -e /usr/include/librdkafka/rdkafka.h ]; then
+    echo "installing librdkafka-dev"
+    retry as_root apt-get update -qq
+    retry as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq librdkafka-dev >/dev/null
+  fi
+  if made rdkafka "$name/Cargo.toml" "$name/Cargo.lock"; then return 0; fi
+  echo "building rdkafka_performance"
+  rm -rf "${cache:?}/rdkafka"
+  mkdir -p "$cache/rdkafka"
+  retry cargo vendor -q --locked --manifest-path "$name/Cargo.toml" "$cache/rdkafka/vendor" >/dev/null
+  sources=$cache/rdkafka/vendor/rdkafka-sys/librdkafka
+  # It writes the config.h that the example includes; the library of these sources is not built.
+  (cd "$sources" && ./configure --disable-ssl --disable-gssapi --disable-curl >/dev/null)
+  cc -O2 -I /usr/include/librdkafka -I "$sources/src" -o "$cache/rdkafka/rdkafka_performance" \
+    "$sources/examples/rdkafka_performance.c" -lrdkafka
+  rm -rf "$cache/rdkafka/vendor"
+  stamp rdkafka
+}
+
+# Another Kafka-compatible broker.
+tansu_piece() {
+  local version=0.6.0
+  if [ "$(cat "$cache/tansu.stamp" 2>/dev/null)" = "$version" ]; then return 0; fi
+  echo "building tansu, which takes a while"
+  retry cargo install --quiet --locked --version "$version" --no-default-features --features dynostore --root "$cache/tansu" tansu
+  echo "$version" >"$cache/tansu.stamp"
+}
+
 if [ $# = 0 ]; then set -- kcat confluent kafka-python-2.0 kafka-python java kafka streams go node browser; fi
 for piece in "$@"; do
   case $piece in
@@ -128,6 +162,8 @@ for piece in "$@"; do
     go) go_piece ;;
     node) node_packages node ;;
     browser) browser_piece ;;
+    rdkafka) rdkafka_piece ;;
+    tansu) tansu_piece ;;
     *) echo "unknown piece: $piece" >&2; exit 2 ;;
   esac
 done

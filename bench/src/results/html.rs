@@ -1,214 +1,192 @@
-//! One page for people, complete in itself: figures, percentile curves, throughput over time.
+//! One page for people, complete in itself: runs side by side, percentile curves, throughput over time.
+//!
+//! Of one run the page compares its rounds; of several it compares the runs, whose rounds look alike.
 
-use crate::report::Report;
-use crate::rounds::{summary, Spread};
-use hdrhistogram::Histogram;
+use super::svg::{latency_chart, number, sample, time_chart, Line};
+use super::{Run, HISTOGRAMS};
+use crate::rounds::Spread;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
-const WIDTH: f64 = 860.0;
-const HEIGHT: f64 = 300.0;
-const LEFT: f64 = 80.0;
-/// Room for the half of the last label that is beyond its tick.
-const RIGHT: f64 = 40.0;
-const BOTTOM: f64 = 40.0;
-const TOP: f64 = 12.0;
-const COLOURS: [&str; 6] = ["#0b65c2", "#c2410b", "#15803d", "#7e22ce", "#a16207", "#0e7490"];
-/// Percentiles at the ticks of a curve, and how they are called.
-const TICKS: [(f64, &str); 6] = [
-    (0.0, "0"),
-    (0.9, "90"),
-    (0.99, "99"),
-    (0.999, "99.9"),
-    (0.9999, "99.99"),
-    (0.99999, "99.999"),
-];
 const STYLE: &str =
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#1c1c1c}\
-h2{margin-top:2em;font-size:1.15em}table{border-collapse:collapse}td,th{padding:.15em .9em .15em 0;text-align:left}\
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}tr{border-bottom:1px solid #e5e5e5}\
-svg{width:100%;height:auto}svg text{font-size:12px;fill:#555}.key span{margin-right:1.2em}";
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:1060px;margin:2em auto;padding:0 1em;color:#1c1c1c}\
+h1{font-size:1.5em}h2{margin-top:2em;font-size:1.15em}.w{overflow-x:auto}table{border-collapse:collapse}\
+td,th{padding:.2em .9em .2em 0;text-align:left;vertical-align:top}td{overflow-wrap:anywhere}\
+td.n,th.n{text-align:right;white-space:nowrap;overflow-wrap:normal;font-variant-numeric:tabular-nums}th.n{white-space:normal}\
+.f th:first-child,.f td:first-child{position:sticky;left:0;background:#fff;min-width:7em;max-width:15em}\
+.a th.n{min-width:6.5em}.k{font-size:13px;width:100%}.k td,.k th{padding-right:.6em}.k small{white-space:normal}small{color:#666;display:block;font-size:.8em}tr{border-bottom:1px solid #e5e5e5}\
+svg.c{width:100%;height:auto;display:block}svg text{font-size:13px;fill:#444}.g{stroke:#e2e2e2}\
+svg.s{width:28px;height:8px;margin-right:.5em;vertical-align:middle}\
+.key{margin:.3em 0}.key span{display:inline-block;margin-right:1.6em}summary{cursor:pointer}\
+@media print{.w{overflow:visible}}";
+
+/// What the first table has of each run: figure, title, divisor, smallest digit.
+const COLUMNS: [(&str, &str, f64, f64); 13] = [
+    ("records_per_s", "records/s", 1.0, 1.0),
+    ("bytes_per_s", "MB/s", 1e6, 0.1),
+    ("publish_p50_ms", "p50 ms", 1.0, 0.01),
+    ("publish_p99_ms", "p99 ms", 1.0, 0.1),
+    ("publish_p99.9_ms", "p99.9 ms", 1.0, 0.1),
+    ("end_to_end_p99_ms", "end to end p99 ms", 1.0, 0.1),
+    ("broker_core_s_per_gb", "core\u{2011}s/GB", 1.0, 0.01),
+    ("broker_resident_bytes", "memory MiB", 1_048_576.0, 1.0),
+    ("puts_per_s", "PUT/s", 1.0, 0.1),
+    ("put_mean_bytes", "KiB a PUT", 1_024.0, 1.0),
+    ("put_bytes_per_byte", "put bytes per byte", 1.0, 0.01),
+    ("broker_written_bytes_per_byte", "written bytes per byte", 1.0, 0.01),
+    ("broker_syscalls_per_s", "system calls/s", 1.0, 1.0),
+];
 
 /// The page.
-pub fn page(about: &[(&str, String)], reports: &[Report]) -> String {
+pub(super) fn page(runs: &[Run]) -> String {
     let mut out = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>kafscale-bench</title><style>{STYLE}</style>\n\
-         <h1>kafscale-bench</h1><table>"
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>kafscale-bench</title><style>{STYLE}</style>\n\
+         <h1>kafscale-bench</h1>\n"
     );
-    // Writing to a string does not fail.
-    for (name, value) in about {
-        let _ = write!(out, "<tr><th>{name}<td>{}", escaped(value));
+    out += &side_by_side(runs);
+    let key = key(runs);
+    for (at, (_, title)) in HISTOGRAMS.iter().enumerate() {
+        let lines = lines(runs, |round| round.curves.get(at).cloned().unwrap_or_default());
+        if !lines.is_empty() {
+            let _ = writeln!(out, "<h2>{title}</h2>{key}{}", latency_chart(&lines));
+        }
     }
-    out += "</table>\n";
-    let key: String = (0..reports.len())
-        .map(|round| {
-            format!(
-                "<span style=\"color:{}\">&#9632; round {}</span>",
-                colour(round),
-                round + 1
-            )
-        })
+    let over_time = lines(runs, |round| {
+        let record_bytes = round.figures.get("record_bytes").copied().unwrap_or(0.0);
+        let seconds = round.records_by_second.iter().zip(0u32..);
+        seconds
+            .map(|(records, second)| (f64::from(second), *records as f64 * record_bytes / 1e6))
+            .collect()
+    });
+    if !over_time.is_empty() {
+        let _ = writeln!(
+            out,
+            "<h2>Acknowledged over time, MB/s</h2>{key}{}",
+            time_chart(&over_time)
+        );
+    }
+    out += &all_figures(runs);
+    out += &about(runs);
+    out + "</html>\n"
+}
+
+/// The lines of all rounds that have points: each round is a series if there is one run, else each run.
+fn lines(runs: &[Run], points: impl Fn(&super::Round) -> Vec<(f64, f64)>) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for (number, run) in runs.iter().enumerate() {
+        for (round, of_round) in run.rounds.iter().enumerate() {
+            let series = if runs.len() == 1 { round } else { number };
+            lines.push(Line {
+                series,
+                points: points(of_round),
+            });
+        }
+    }
+    lines.retain(|line| !line.points.is_empty());
+    lines
+}
+
+/// What the series are called; nothing if there is only one.
+fn key(runs: &[Run]) -> String {
+    let names: Vec<String> = match runs {
+        [run] => (1..=run.rounds.len()).map(|round| format!("round {round}")).collect(),
+        runs => runs.iter().map(|run| escaped(&run.name)).collect(),
+    };
+    if names.len() < 2 {
+        return String::new();
+    }
+    let spans = names.iter().enumerate();
+    let spans: String = spans
+        .map(|(series, name)| format!("<span>{}{name}</span> ", sample(series)))
         .collect();
-    for (at, title) in [
-        "Publish: from when a record was due to its acknowledgement",
-        "Schedule delay: from when a record was due to when it was sent",
-        "End to end: from when the oldest record of a batch was due to its receipt",
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let curves: Vec<_> = reports.iter().map(|report| curve(report.histograms()[at].1)).collect();
-        if curves.iter().any(|curve| !curve.is_empty()) {
-            let _ = writeln!(
+    format!("<div class=key>{spans}</div>")
+}
+
+/// A row for each run, with the figures that people look at first.
+fn side_by_side(runs: &[Run]) -> String {
+    let has = |figure: &str| runs.iter().any(|run| run.summary.contains_key(figure));
+    let columns: Vec<_> = COLUMNS.iter().filter(|(figure, ..)| has(figure)).collect();
+    let mut out = "<div class=w><table class=\"f k\"><tr><th>run".to_string();
+    for (_, title, ..) in &columns {
+        let _ = write!(out, "<th class=n>{title}"); // Writing to a string does not fail.
+    }
+    for run in runs {
+        let _ = write!(out, "<tr><td>{}", escaped(&run.name));
+        for (figure, _, divisor, step) in &columns {
+            out += &cell(run.summary.get(*figure), *divisor, *step);
+        }
+    }
+    out += "</table></div>\n";
+    if runs.iter().any(|run| run.rounds.len() > 1) {
+        out += "<p>Medians of the rounds; below them the least and the most.</p>\n";
+    }
+    out
+}
+
+/// A row for each figure that one of the runs has, a column for each run.
+fn all_figures(runs: &[Run]) -> String {
+    let mut out = "<h2>All figures</h2><div class=w><table class=\"f a\"><tr><th>figure".to_string();
+    for run in runs {
+        let _ = write!(out, "<th class=n>{}", escaped(&run.name));
+    }
+    let mut seen = BTreeSet::new();
+    for name in runs.iter().flat_map(|run| run.summary.keys()) {
+        if seen.insert(name) {
+            let _ = write!(out, "<tr><td>{}", escaped(name));
+            runs.iter()
+                .for_each(|run| out += &cell(run.summary.get(name), 1.0, 0.0));
+        }
+    }
+    out + "</table></div>\n"
+}
+
+/// A cell; a step of 0 chooses the digits by the size.
+fn cell(spread: Option<&Spread>, divisor: f64, step: f64) -> String {
+    let Some(Spread { median, least, most }) = spread else {
+        return "<td class=n>–".to_string();
+    };
+    let step = match step {
+        0.0 if [median, least, most].into_iter().all(|value| value.fract() == 0.0) || median.abs() >= 1e3 => 1.0,
+        0.0 => 0.001,
+        step => step,
+    };
+    let [median, least, most] = [median, least, most].map(|value| number(value / divisor, step));
+    if least == most {
+        return format!("<td class=n>{median}");
+    }
+    format!("<td class=n>{median}<small>{least} – {most}</small>")
+}
+
+/// What all runs have in common is said once.
+fn about(runs: &[Run]) -> String {
+    let mut out = "<h2>How it was run</h2><table>".to_string();
+    let mut seen = BTreeSet::new();
+    for name in runs.iter().flat_map(|run| run.about.keys()) {
+        if !seen.insert(name) {
+            continue;
+        }
+        let values: Vec<&str> = runs
+            .iter()
+            .map(|run| run.about.get(name).map_or("–", String::as_str))
+            .collect();
+        let title = escaped(name);
+        if values.iter().all(|value| *value == values[0]) {
+            let _ = write!(out, "<tr><th>{title}<td>{}", escaped(values[0]));
+            continue;
+        }
+        for (run, value) in runs.iter().zip(values) {
+            let _ = write!(
                 out,
-                "<h2>{title}</h2><div class=\"key\">{key}</div>{}",
-                latency_chart(&curves)
+                "<tr><th>{title}<small>{}</small><td>{}",
+                escaped(&run.name),
+                escaped(value)
             );
         }
     }
-    let seconds: Vec<_> = reports.iter().map(|report| report.produced.by_second.clone()).collect();
-    let _ = writeln!(
-        out,
-        "<h2>Records acknowledged per second</h2><div class=\"key\">{key}</div>{}",
-        time_chart(&seconds)
-    );
-    out += "<h2>Figures</h2><table><tr><th>figure<th class=n>median<th class=n>least<th class=n>most";
-    for (name, Spread { median, least, most }) in summary(reports) {
-        let _ = write!(
-            out,
-            "<tr><td>{name}<td class=n>{median:.3}<td class=n>{least:.3}<td class=n>{most:.3}"
-        );
-    }
-    out + "</table></html>\n"
-}
-
-fn colour(round: usize) -> &'static str {
-    COLOURS[round % COLOURS.len()]
+    out + "</table>"
 }
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
-}
-
-/// Percentile and milliseconds, up to the last tick.
-fn curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
-    if histogram.is_empty() {
-        return Vec::new();
-    }
-    // Each step is a third of the way to the next nine; beyond one entry there is nothing to see.
-    let nines = (histogram.len() as f64).log10().min(5.0);
-    (0..=50)
-        .map(|step| 1.0 - 10f64.powf(-nines * f64::from(step) / 50.0))
-        .map(|quantile| (quantile, histogram.value_at_quantile(quantile) as f64 / 1e6))
-        .collect()
-}
-
-/// Both axes are logarithmic: nines to the right, milliseconds upwards.
-fn latency_chart(curves: &[Vec<(f64, f64)>]) -> String {
-    let values = || curves.iter().flatten().map(|(_, ms)| ms.max(0.001).log10());
-    let low = values().fold(f64::INFINITY, f64::min).floor();
-    let high = values().fold(f64::NEG_INFINITY, f64::max).ceil().max(low + 1.0);
-    let x = |quantile: f64| LEFT + (WIDTH - LEFT - RIGHT) * -(1.0 - quantile).log10() / 5.0;
-    let y = |ms: f64| down((ms.max(0.001).log10() - low) / (high - low));
-    let mut body = String::new();
-    for power in low as i32..=high as i32 {
-        body += &line_across(y(10f64.powi(power)), &format!("{} ms", 10f64.powi(power)));
-    }
-    for (quantile, name) in TICKS {
-        body += &label_below(x(quantile), &format!("{name}%"));
-    }
-    for (round, curve) in curves.iter().enumerate() {
-        body += &polyline(round, curve.iter().map(|(quantile, ms)| (x(*quantile), y(*ms))));
-    }
-    svg(&body)
-}
-
-fn time_chart(rounds: &[Vec<u64>]) -> String {
-    let most = 4.0 * step_above(rounds.iter().flatten().copied().max().unwrap_or(0).max(4) as f64 / 4.0);
-    let last = rounds.iter().map(Vec::len).max().unwrap_or(0).saturating_sub(1).max(1);
-    let x = |second: usize| LEFT + (WIDTH - LEFT - RIGHT) * second as f64 / last as f64;
-    let mut body = String::new();
-    for quarter in 0..=4 {
-        let part = f64::from(quarter) / 4.0;
-        body += &line_across(down(part), &format!("{:.0}", most * part));
-    }
-    for second in (0..=last).step_by((last / 10).max(1)) {
-        body += &label_below(x(second), &format!("{second} s"));
-    }
-    for (round, seconds) in rounds.iter().enumerate() {
-        let points = seconds.iter().enumerate();
-        body += &polyline(
-            round,
-            points.map(|(second, records)| (x(second), down(*records as f64 / most))),
-        );
-    }
-    svg(&body)
-}
-
-/// The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is not smaller: what people count in.
-fn step_above(value: f64) -> f64 {
-    let power = 10f64.powf(value.log10().floor());
-    let steps = [1.0, 2.0, 2.5, 5.0].map(|step| step * power);
-    steps.into_iter().find(|step| *step >= value).unwrap_or(10.0 * power)
-}
-
-/// The height of a part of the axis, from the top.
-fn down(part: f64) -> f64 {
-    HEIGHT - BOTTOM - part * (HEIGHT - BOTTOM - TOP)
-}
-
-fn line_across(y: f64, label: &str) -> String {
-    format!(
-        "<line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>\
-         <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>",
-        LEFT - 8.0,
-        y + 4.0
-    )
-}
-
-fn label_below(x: f64, label: &str) -> String {
-    let y = HEIGHT - BOTTOM + 20.0;
-    format!("<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{label}</text>")
-}
-
-fn polyline(round: usize, points: impl Iterator<Item = (f64, f64)>) -> String {
-    let points: Vec<String> = points.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-    format!(
-        "<polyline fill=\"none\" stroke-width=\"2\" stroke=\"{}\" points=\"{}\"/>",
-        colour(round),
-        points.join(" ")
-    )
-}
-
-fn svg(body: &str) -> String {
-    format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">{body}</svg>")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::producer::new_histogram;
-
-    #[test]
-    fn a_curve_rises_and_goes_no_further_than_its_entries() {
-        let mut histogram = new_histogram();
-        for ms in 1..=1_000 {
-            histogram.saturating_record(ms * 1_000_000);
-        }
-        let curve = curve(&histogram);
-        assert!(curve.windows(2).all(|two| two[0].1 <= two[1].1));
-        assert!((curve[50].0 - 0.999).abs() < 1e-9);
-    }
-
-    #[test]
-    fn an_axis_is_counted_in_round_steps() {
-        assert_eq!(
-            [1.0, 3.0, 24.0, 26.0, 990.0].map(step_above),
-            [1.0, 5.0, 25.0, 50.0, 1_000.0]
-        );
-    }
-
-    #[test]
-    fn an_argument_cannot_become_markup() {
-        assert_eq!(escaped("<b>&"), "&lt;b>&amp;");
-    }
 }

@@ -1,11 +1,12 @@
 //! Where and how a run was made: without it, its figures say nothing later.
 
+use indexmap::IndexMap;
 use std::fs::read_to_string;
 
 /// Names and values, all as text; what cannot be found out is "unknown".
-pub fn about() -> Vec<(&'static str, String)> {
+pub fn about() -> IndexMap<String, String> {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    vec![
+    let about = [
         ("version", env!("CARGO_PKG_VERSION").to_string()),
         ("arguments", std::env::args().skip(1).collect::<Vec<_>>().join(" ")),
         ("processor", labelled("/proc/cpuinfo", "model name")),
@@ -15,7 +16,11 @@ pub fn about() -> Vec<(&'static str, String)> {
             "kernel",
             read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| unknown(), |text| text.trim().to_string()),
         ),
-    ]
+    ];
+    about
+        .map(|(name, value)| (name.to_string(), value))
+        .into_iter()
+        .collect()
 }
 
 fn labelled(file: &str, label: &str) -> String {
