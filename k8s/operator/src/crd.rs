@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{
     Affinity, ResourceRequirements, SeccompProfile, Toleration, TopologySpreadConstraint,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
@@ -198,13 +199,96 @@ pub struct S3 {
     pub credentials_secret_ref: Option<String>,
 }
 
-/// The etcd that coordinates the brokers.
+/// The etcd that coordinates the brokers: one that exists (`endpoints`), or else one that the operator runs.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.endpoints) == has(oldSelf.endpoints)")
+        .message("etcd.endpoints cannot be added or taken away: the metadata would stay behind in the other etcd"),
+    validation = Rule::new("self.storage == oldSelf.storage")
+        .message("etcd.storage cannot be changed: Kubernetes does not change the volumes of a StatefulSet")
+)]
+pub struct Etcd {
+    /// Members of an etcd that exists, as `http(s)://host:port`. Without them the operator runs one of three members, and
+    /// the other fields are about it. Cannot be added or taken away later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub endpoints: Vec<String>,
+    /// Image of etcd, 3.6 or later; default: the one that the operator was started with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// CPU and memory of each member.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// The volume of each member. Cannot be changed later.
+    #[serde(default)]
+    pub storage: EtcdStorage,
+    /// Where members may run; default: never two on one node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// Labels that a node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that are tolerated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// When members are defragmented, one after another, in cron's notation; default: 30 3 * * *.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^(@(hourly|daily|midnight|weekly|monthly)|\S+( \S+){4})$"))]
+    pub defragment_schedule: Option<String>,
+    /// Snapshots in a bucket.
+    #[serde(default)]
+    pub snapshots: EtcdSnapshots,
+    /// Name of the snapshot with which members begin whose volume is empty. Only for snapshots after which no broker
+    /// wrote: see docs/operations.md.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_.-]+\.db$"))]
+    pub restore_snapshot: Option<String>,
+}
+
+/// The volume of a member of etcd.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct Etcd {
-    /// Its members, as `http://host:port`. Needed: without it the condition `EtcdAvailable` is false and no broker is started.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub endpoints: Vec<String>,
+pub struct EtcdStorage {
+    /// Its size; default 20Gi.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<Quantity>,
+    /// Its StorageClass; default: Kubernetes' default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class_name: Option<String>,
+}
+
+/// Snapshots of etcd in a bucket, below `etcd-snapshots/NAMESPACE/NAME/`.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct EtcdSnapshots {
+    /// When they are taken, in cron's notation; default: 0 * * * *, each hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^(@(hourly|daily|midnight|weekly|monthly)|\S+( \S+){4})$"))]
+    pub schedule: Option<String>,
+    /// How many are kept; default 48.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub keep: Option<i32>,
+    /// Whether none are taken for the time being; default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+    /// The bucket; default: that of the records, with its region, endpoint, key and credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub bucket: Option<String>,
+    /// Region of `bucket`; default: that of the records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Where `bucket` is, as `http(s)://host[:port]`; default: where the records are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// KMS key of snapshots; default: that of the records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kms_key_arn: Option<String>,
+    /// Name of a Secret with the variables `KAFSCALE_S3_ACCESS_KEY` and so on; default: that of the records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<String>,
 }
 
 /// Settings of the brokers.
@@ -243,7 +327,8 @@ pub struct ClusterStatus {
     /// Brokers that are ready.
     #[serde(default)]
     pub ready_brokers: i32,
-    /// `Ready` and `EtcdAvailable`, with reasons that say what to do.
+    /// `Ready`, `NodesSuitable`, `EtcdAvailable`, and of an etcd that the operator runs `EtcdSnapshot`, `EtcdSnapshotAccess`
+    /// and `EtcdMaintenance`, with reasons that say what to do.
     #[serde(default)]
     pub conditions: Vec<Condition>,
 }

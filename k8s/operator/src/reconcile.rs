@@ -3,13 +3,15 @@
 //! Every step may be the last before a crash: each is idempotent, and the next round starts from the beginning.
 
 use crate::crd::{ClusterStatus, KafscaleCluster};
-use crate::desired::{self, Desired};
+use crate::desired::{self, Desired, Images};
+use crate::etcd::{findings, objects as etcd, secrets};
 use crate::metrics::Metrics;
-use crate::status::status;
+use crate::status::{status, Found};
 use crate::writes::{WriteError, Writes};
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -51,6 +53,9 @@ pub enum ReconcileError {
     /// A broker refuses, or cannot be reached.
     #[error("{0}")]
     Kafka(#[from] crate::topic::kafka::KafkaError),
+    /// No certificate can be made.
+    #[error("certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
     /// An object of ours that is none.
     #[error("an object without {0}")]
     Malformed(&'static str),
@@ -74,8 +79,8 @@ pub fn as_ourselves() -> PatchParams {
 pub struct Context {
     /// The API server.
     pub client: Client,
-    /// The broker's image where a spec names none.
-    pub image: String,
+    /// Where a spec names none.
+    pub images: Images,
     /// The only namespace that is looked at; none: all.
     pub namespace: Option<String>,
     /// What happens is counted here.
@@ -89,7 +94,7 @@ impl Context {
     /// What all rounds share.
     pub fn new(
         client: Client,
-        image: String,
+        images: Images,
         namespace: Option<String>,
         metrics: Arc<Metrics>,
         writes: Writes,
@@ -101,7 +106,7 @@ impl Context {
         Context {
             recorder: Recorder::new(client.clone(), reporter),
             client,
-            image,
+            images,
             namespace,
             metrics,
             writes,
@@ -170,6 +175,7 @@ pub async fn run(context: Arc<Context>) {
         .owns(context.watched::<ServiceAccount>(), everything())
         .owns(context.watched::<PodDisruptionBudget>(), everything())
         .owns(context.watched::<HorizontalPodAutoscaler>(), everything())
+        .owns(context.watched::<CronJob>(), everything())
         .run(reconcile, on_error, context)
         .for_each(|_| async {})
         .await;
@@ -187,44 +193,76 @@ async fn reconcile(cluster: Arc<KafscaleCluster>, context: Arc<Context>) -> Resu
     if cluster.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let found = match desired::desired(&cluster, &context.image) {
-        Ok(desired) => Ok(carry_out(&cluster, &desired, &context).await?),
+    let namespace = cluster.namespace().ok_or(ReconcileError::Malformed("namespace"))?;
+    let stamps = match etcd::is_managed(&cluster) {
+        true => secrets::keep(&cluster, &namespace, &context).await?,
+        false => secrets::Stamps::default(),
+    };
+    let found = match desired::desired(&cluster, &context.images, &stamps) {
+        Ok(desired) => Ok(carry_out(&cluster, &desired, &namespace, &context).await?),
         Err(error) => Err(error),
     };
-    let told = status(&cluster, found.as_ref().map(Option::as_ref), Time(Timestamp::now()));
+    let told = status(&cluster, found.as_ref(), Time(Timestamp::now()));
     tell(&cluster, told, &context).await?;
     Ok(Action::requeue(RESYNC))
 }
 
-/// Applies all objects; returns the StatefulSet as it is now.
+/// Applies all objects; returns what is there now.
 async fn carry_out(
     cluster: &KafscaleCluster,
     desired: &Desired,
+    namespace: &str,
     context: &Context,
-) -> Result<Option<StatefulSet>, ReconcileError> {
-    let namespace = cluster.namespace().ok_or(ReconcileError::Malformed("namespace"))?;
-    for object in &desired.objects {
-        apply(cluster, object, &namespace, context).await?;
+) -> Result<Found, ReconcileError> {
+    for object in &desired.etcd {
+        apply(cluster, object, namespace, context).await?;
     }
     let name = desired::name(cluster);
-    let sets = Api::<StatefulSet>::namespaced(context.client.clone(), &namespace);
-    // None: they are the autoscaler's.
-    if let Some(replicas) = desired.replicas {
-        remove_autoscaler(cluster, &namespace, context).await?;
-        let patch = json!({
-            "apiVersion": "apps/v1", "kind": "StatefulSet",
-            "metadata": {"name": name}, "spec": {"replicas": replicas},
-        });
-        let parameters = PatchParams::apply(REPLICAS_MANAGER).force();
-        let patch = Patch::Apply(patch);
-        context
-            .write("set the number of brokers", sets.patch(&name, &parameters, &patch))
-            .await?;
+    let sets = Api::<StatefulSet>::namespaced(context.client.clone(), namespace);
+    let get = || async { sets.get_opt(&name).await.map_err(doing("get the StatefulSet")) };
+    let etcd = match etcd::is_managed(cluster) {
+        true => Some(findings::find(cluster, namespace, context).await?),
+        false => None,
+    };
+    let mut brokers = get().await?;
+    // Brokers without an etcd end, again and again. Once there are some, they are kept whatever etcd does.
+    if brokers.is_some() || etcd.as_ref().is_none_or(findings::Etcd::has_majority) {
+        apply_brokers(cluster, desired, namespace, context).await?;
+        brokers = get().await?;
     }
-    sets.get_opt(&name).await.map_err(doing("get the StatefulSet"))
+    Ok(Found { brokers, etcd })
 }
 
-async fn apply(
+async fn apply_brokers(
+    cluster: &KafscaleCluster,
+    desired: &Desired,
+    namespace: &str,
+    context: &Context,
+) -> Result<(), ReconcileError> {
+    for object in &desired.objects {
+        apply(cluster, object, namespace, context).await?;
+    }
+    // None: they are the autoscaler's.
+    let Some(replicas) = desired.replicas else {
+        return Ok(());
+    };
+    remove_autoscaler(cluster, namespace, context).await?;
+    let name = desired::name(cluster);
+    let patch = Patch::Apply(json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet",
+        "metadata": {"name": name}, "spec": {"replicas": replicas},
+    }));
+    let sets = Api::<StatefulSet>::namespaced(context.client.clone(), namespace);
+    let parameters = PatchParams::apply(REPLICAS_MANAGER).force();
+    let write = sets.patch(&name, &parameters, &patch);
+    context.write("set the number of brokers", write).await.map(|_| ())
+}
+
+/// Says what an object has to be like, unless somebody else's has its name.
+///
+/// # Errors
+/// If it is somebody else's, or the API server refuses.
+pub async fn apply(
     cluster: &KafscaleCluster,
     object: &Value,
     namespace: &str,
@@ -250,7 +288,8 @@ async fn apply(
     Ok(())
 }
 
-fn belongs(metadata: &ObjectMeta, cluster: &KafscaleCluster) -> bool {
+/// Whether an object is owned by `cluster`.
+pub fn belongs(metadata: &ObjectMeta, cluster: &KafscaleCluster) -> bool {
     metadata
         .owner_references
         .iter()

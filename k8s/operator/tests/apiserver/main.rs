@@ -9,6 +9,7 @@ mod brokers;
 #[allow(dead_code)] // Some of what the broker's own tests need.
 mod client;
 mod crashes;
+mod etcd;
 mod fields;
 mod kubelet;
 mod leaders;
