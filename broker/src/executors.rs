@@ -56,6 +56,8 @@ pub enum ExecutorError {
 #[derive(Debug)]
 pub struct Executors {
     threads: PoolThreadHandles<Result<(), ExecutorError>>,
+    /// How many made their first step.
+    begun: Arc<AtomicUsize>,
 }
 
 /// Starts the executors and runs `shard_main(shard)` on each.
@@ -89,7 +91,7 @@ where
         })
         .map_err(|error| ExecutorError::Start(error.to_string()))?;
     wake_until_begun(&threads, &begun)?;
-    Ok(Executors { threads })
+    Ok(Executors { threads, begun })
 }
 
 /// Before its first step an executor has no timer that would wake it (see [`SLEEP_MAX`]): a signal does.
@@ -135,10 +137,15 @@ impl Executors {
             std::thread::sleep(Duration::from_millis(20));
         }
         stop();
+        // Where io_uring is forbidden, glommio panics as it makes the ring: nothing of ours has run then.
+        let nothing_ran = self.begun.load(Ordering::Relaxed) == 0;
         let mut first = Ok(());
         for ended in self.threads.join_all() {
             let ended = match ended {
                 Ok(result) => result,
+                Err(glommio::GlommioError::BuilderError(glommio::BuilderErrorKind::ThreadPanic(_))) if nothing_ran => {
+                    Err(ExecutorError::Start("no ring can be made".to_string()))
+                }
                 Err(glommio::GlommioError::BuilderError(glommio::BuilderErrorKind::ThreadPanic(_))) => {
                     Err(ExecutorError::Panic)
                 }

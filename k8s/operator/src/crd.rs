@@ -65,17 +65,21 @@ pub struct Brokers {
     /// CPU and memory of each broker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// The host that clients are told to connect to; default: the pod's name in the headless Service. Each broker has to
-    /// have its own: `$(POD_NAME)` and `$(KAFSCALE_BROKER_ID)` are replaced.
+    /// The host that clients are told to connect to; default: the pod's name in the headless Service, or what `external`
+    /// gives. Each broker has to have its own: `$(POD_NAME)`, `$(KAFSCALE_BROKER_ID)` and, with `external`, `$(HOST_IP)`
+    /// are replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advertised_host: Option<String>,
-    /// The port that clients are told to connect to; default 9092.
+    /// The port that clients are told to connect to; default 9092, or what `external` gives.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub advertised_port: Option<i32>,
     /// The Service that clients bootstrap from.
     #[serde(default)]
     pub service: ServiceOptions,
+    /// A Service for each broker, for clients outside of Kubernetes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external: Option<External>,
     /// Lets an autoscaler choose the number of brokers, which the operator then leaves alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<Autoscaling>,
@@ -98,6 +102,33 @@ pub struct Brokers {
     /// Annotations of the brokers' ServiceAccount, such as the cloud role that may use the bucket.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub service_account_annotations: BTreeMap<String, String>,
+}
+
+/// A Service for each broker. A broker has one name and port: clients inside are told the same ones.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct External {
+    /// `NodePort`: clients are told the address of the broker's node, and the port of the broker's Service.
+    /// `LoadBalancer`: they are told the name or address that the cloud gives to the broker's Service, and port 9092.
+    #[serde(rename = "type")]
+    pub kind: ExternalType,
+    /// Annotations of each Service, for the cloud's load balancer for example.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Networks that load balancers let in; for `LoadBalancer`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub load_balancer_source_ranges: Vec<String>,
+    /// `Cluster` (default) or `Local`, which keeps clients' addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_traffic_policy: Option<TrafficPolicy>,
+}
+
+/// Kubernetes' types of Services that are reached from outside.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // Kubernetes' own names.
+pub enum ExternalType {
+    NodePort,
+    LoadBalancer,
 }
 
 /// Bounds and aim of the autoscaler.
@@ -327,7 +358,7 @@ pub struct ClusterStatus {
     /// Brokers that are ready.
     #[serde(default)]
     pub ready_brokers: i32,
-    /// `Ready`, `NodesSuitable`, `EtcdAvailable`, and of an etcd that the operator runs `EtcdSnapshot`, `EtcdSnapshotAccess`
+    /// `Ready`, `NodesSuitable`, `EtcdAvailable`, with `brokers.external` `ListenersReady`, and of an etcd that the operator runs `EtcdSnapshot`, `EtcdSnapshotAccess`
     /// and `EtcdMaintenance`, with reasons that say what to do.
     #[serde(default)]
     pub conditions: Vec<Condition>,

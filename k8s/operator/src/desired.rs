@@ -3,15 +3,17 @@
 //! Objects are plain JSON, since server-side apply owns exactly the fields that are said: what is not here, others may
 //! set. The number of brokers is apart from the rest, for the autoscaler owns it once there is one.
 
-use crate::crd::{Config, KafscaleCluster, ServiceType};
-use crate::etcd::{objects as etcd, secrets::Stamps};
+use crate::crd::{Config, ExternalType, KafscaleCluster, ServiceType};
+use crate::etcd::objects as etcd;
+use crate::listeners;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
 use serde_json::{json, Map, Value};
 
 /// Brokers where the spec does not say how many.
-const REPLICAS_DEFAULT: i32 = 3;
-const KAFKA_PORT: i32 = 9092;
+pub const REPLICAS_DEFAULT: i32 = 3;
+/// Where brokers listen for Kafka's clients.
+pub const KAFKA_PORT: i32 = 9092;
 const HTTP_PORT: i32 = 9093;
 /// The broker's own deadline for its drain (`shutdown_deadline_ms`).
 const DRAIN_MS: i64 = 30_000;
@@ -56,7 +58,7 @@ impl SpecError {
 pub struct Desired {
     /// Of an etcd that the operator runs; applied first.
     pub etcd: Vec<Value>,
-    /// To be applied, in this order.
+    /// To be applied next, in this order.
     pub objects: Vec<Value>,
     /// How many brokers; none: an autoscaler says.
     pub replicas: Option<i32>,
@@ -71,6 +73,17 @@ pub struct Images {
     pub etcd: String,
     /// Of this program.
     pub operator: String,
+}
+
+/// What pods have to be restarted for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stamps {
+    /// Changes with the authorities of the certificates.
+    pub authorities: String,
+    /// Changes with the authorities and with the clients' certificate.
+    pub client_certificate: String,
+    /// Changes when brokers that are there are reached elsewhere.
+    pub listeners: String,
 }
 
 /// Decides what has to exist for `cluster`; pods are restarted when `stamps` change.
@@ -107,7 +120,7 @@ pub fn desired(cluster: &KafscaleCluster, images: &Images, stamps: &Stamps) -> R
     let etcd = match etcd::is_managed(cluster) {
         // Its pods have the brokers' account, for the bucket of snapshots.
         true => std::iter::once(service_account(cluster))
-            .chain(etcd::objects(cluster, images, &stamps.trusted))
+            .chain(etcd::objects(cluster, images, &stamps.authorities))
             .collect(),
         false => Vec::new(),
     };
@@ -128,7 +141,7 @@ fn headless_name(cluster: &KafscaleCluster) -> String {
 }
 
 /// What every owned object is labelled with, and pods are selected by.
-fn selector(cluster: &KafscaleCluster) -> Value {
+pub fn selector(cluster: &KafscaleCluster) -> Value {
     json!({"app.kubernetes.io/name": "kafscale-broker", "app.kubernetes.io/instance": cluster.name_any()})
 }
 
@@ -220,6 +233,8 @@ fn stateful_set(cluster: &KafscaleCluster, image: &str, stamps: &Stamps) -> Resu
             "readOnlyRootFilesystem": true,
             "capabilities": {"drop": ["ALL"]},
         },
+        // Why a broker did not start is in its last line.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [{"name": "data", "mountPath": "/var/lib/kafscale"}],
     });
     put(&mut container, "resources", &brokers.resources);
@@ -258,8 +273,13 @@ fn stateful_set(cluster: &KafscaleCluster, image: &str, stamps: &Stamps) -> Resu
         },
     });
     let mut template = json!({"labels": selector(cluster)});
+    if brokers.external.is_some() {
+        template["annotations"]["kafscale.io/listeners"] = json!(stamps.listeners);
+        append(&mut pod["volumes"], listeners::volume(cluster));
+        append(&mut pod["containers"][0]["volumeMounts"], listeners::mount());
+    }
     if etcd::is_managed(cluster) {
-        template["annotations"] = json!({"kafscale.io/etcd-certificate": stamps.client});
+        template["annotations"]["kafscale.io/etcd-certificate"] = json!(stamps.client_certificate);
         append(&mut pod["volumes"], etcd::client_volume(cluster));
         append(&mut pod["containers"][0]["volumeMounts"], etcd::client_mount());
     }
@@ -297,26 +317,17 @@ fn spread(cluster: &KafscaleCluster, key: &str) -> Value {
 /// The broker's variables. Order counts: `$(…)` sees only what stands before.
 fn environment(cluster: &KafscaleCluster) -> Result<Vec<Value>, SpecError> {
     let spec = &cluster.spec;
-    let host = spec.brokers.advertised_host.clone().unwrap_or_else(|| {
-        format!(
-            "$(POD_NAME).{}.{}.svc",
-            headless_name(cluster),
-            cluster.namespace().unwrap_or_default()
-        )
-    });
     let mut variables = vec![
         from_field("POD_NAME", "metadata.name"),
         from_field("KAFSCALE_BROKER_ID", "metadata.labels['apps.kubernetes.io/pod-index']"),
         // Empty, and so none, where the API server does not copy the node's zone to its pods.
         from_field("KAFSCALE_RACK", "metadata.labels['topology.kubernetes.io/zone']"),
     ];
+    if spec.brokers.external.is_some() {
+        variables.push(from_field("HOST_IP", "status.hostIP"));
+    }
     let mut plain = vec![
         ("KAFSCALE_BROKER_ADDR", format!("0.0.0.0:{KAFKA_PORT}")),
-        ("KAFSCALE_BROKER_HOST", host),
-        (
-            "KAFSCALE_BROKER_PORT",
-            spec.brokers.advertised_port.unwrap_or(KAFKA_PORT).to_string(),
-        ),
         ("KAFSCALE_METRICS_ADDR", format!("0.0.0.0:{HTTP_PORT}")),
         ("KAFSCALE_DATA_DIR", "/var/lib/kafscale".to_string()),
         ("KAFSCALE_SHUTDOWN_DEADLINE_MS", DRAIN_MS.to_string()),
@@ -328,7 +339,14 @@ fn environment(cluster: &KafscaleCluster) -> Result<Vec<Value>, SpecError> {
     } else {
         plain.push(("KAFSCALE_ETCD_ENDPOINTS", spec.etcd.endpoints.join(",")));
     }
+    let (host, port) = advertised(cluster);
     let optional = [
+        ("KAFSCALE_BROKER_HOST", host),
+        ("KAFSCALE_BROKER_PORT", port),
+        (
+            "KAFSCALE_CONFIG",
+            spec.brokers.external.as_ref().map(|_| listeners::file()),
+        ),
         ("KAFSCALE_S3_REGION", spec.s3.region.clone()),
         ("KAFSCALE_S3_ENDPOINT", spec.s3.endpoint.clone()),
         ("KAFSCALE_S3_READ_BUCKET", spec.s3.read_bucket.clone()),
@@ -373,6 +391,22 @@ fn environment(cluster: &KafscaleCluster) -> Result<Vec<Value>, SpecError> {
             .map(|(name, value)| json!({"name": name, "value": value})),
     );
     Ok(variables)
+}
+
+/// Host and port that clients are told, as far as they are not in the broker's file of [`listeners`].
+fn advertised(cluster: &KafscaleCluster) -> (Option<String>, Option<String>) {
+    let brokers = &cluster.spec.brokers;
+    let external = brokers.external.as_ref().map(|external| external.kind);
+    let (host, port) = match external {
+        None => {
+            let (service, namespace) = (headless_name(cluster), cluster.namespace().unwrap_or_default());
+            (Some(format!("$(POD_NAME).{service}.{namespace}.svc")), Some(KAFKA_PORT))
+        }
+        Some(ExternalType::NodePort) => (Some("$(HOST_IP)".to_string()), None),
+        Some(ExternalType::LoadBalancer) => (None, None),
+    };
+    let port = brokers.advertised_port.or(port).map(|port| port.to_string());
+    (brokers.advertised_host.clone().or(host), port)
 }
 
 /// A variable with what the pod's own object says.

@@ -3,24 +3,27 @@
 //! Every step may be the last before a crash: each is idempotent, and the next round starts from the beginning.
 
 use crate::crd::{ClusterStatus, KafscaleCluster};
-use crate::desired::{self, Desired, Images};
+use crate::desired::{self, Desired, Images, Stamps};
 use crate::etcd::{findings, objects as etcd, secrets};
+use crate::listeners::{self, Listeners};
 use crate::metrics::Metrics;
+use crate::nodes;
 use crate::status::{status, Found};
 use crate::writes::{WriteError, Writes};
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::CronJob;
-use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::{json, Value};
@@ -176,6 +179,11 @@ pub async fn run(context: Arc<Context>) {
         .owns(context.watched::<PodDisruptionBudget>(), everything())
         .owns(context.watched::<HorizontalPodAutoscaler>(), everything())
         .owns(context.watched::<CronJob>(), everything())
+        .watches(
+            context.watched::<Pod>(),
+            everything().labels("app.kubernetes.io/name=kafscale-broker"),
+            cluster_of,
+        )
         .run(reconcile, on_error, context)
         .for_each(|_| async {})
         .await;
@@ -196,10 +204,17 @@ async fn reconcile(cluster: Arc<KafscaleCluster>, context: Arc<Context>) -> Resu
     let namespace = cluster.namespace().ok_or(ReconcileError::Malformed("namespace"))?;
     let stamps = match etcd::is_managed(&cluster) {
         true => secrets::keep(&cluster, &namespace, &context).await?,
-        false => secrets::Stamps::default(),
+        false => Stamps::default(),
+    };
+    let listeners = listeners::keep(&cluster, &namespace, &context).await?;
+    let stamps = Stamps {
+        listeners: listeners
+            .as_ref()
+            .map_or(String::new(), |listeners| listeners.stamp.clone()),
+        ..stamps
     };
     let found = match desired::desired(&cluster, &context.images, &stamps) {
-        Ok(desired) => Ok(carry_out(&cluster, &desired, &namespace, &context).await?),
+        Ok(desired) => Ok(carry_out(&cluster, &desired, listeners, &namespace, &context).await?),
         Err(error) => Err(error),
     };
     let told = status(&cluster, found.as_ref(), Time(Timestamp::now()));
@@ -211,6 +226,7 @@ async fn reconcile(cluster: Arc<KafscaleCluster>, context: Arc<Context>) -> Resu
 async fn carry_out(
     cluster: &KafscaleCluster,
     desired: &Desired,
+    listeners: Option<Listeners>,
     namespace: &str,
     context: &Context,
 ) -> Result<Found, ReconcileError> {
@@ -226,11 +242,19 @@ async fn carry_out(
     };
     let mut brokers = get().await?;
     // Brokers without an etcd end, again and again. Once there are some, they are kept whatever etcd does.
-    if brokers.is_some() || etcd.as_ref().is_none_or(findings::Etcd::has_majority) {
+    let etcd_serves = brokers.is_some() || etcd.as_ref().is_none_or(findings::Etcd::has_majority);
+    let have_addresses = listeners.as_ref().is_none_or(|listeners| listeners.pending.is_empty());
+    if etcd_serves && have_addresses {
         apply_brokers(cluster, desired, namespace, context).await?;
         brokers = get().await?;
+        listeners::sweep(cluster, namespace, context).await?;
     }
-    Ok(Found { brokers, etcd })
+    Ok(Found {
+        brokers,
+        etcd,
+        listeners,
+        complaints: nodes::complaints(cluster, namespace, context).await?,
+    })
 }
 
 async fn apply_brokers(
@@ -308,16 +332,25 @@ async fn remove_autoscaler(
     let Some(ours) = there.filter(|there| belongs(&there.metadata, cluster)) else {
         return Ok(());
     };
-    // Only the one that was looked at: another of this name may belong to somebody else.
+    remove(&api, ours.metadata, context).await
+}
+
+/// Deletes an object that was looked at, and no other one of its name.
+///
+/// # Errors
+/// If the API server refuses.
+pub async fn remove<K>(api: &Api<K>, metadata: ObjectMeta, context: &Context) -> Result<(), ReconcileError>
+where
+    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
     let only = Preconditions {
-        uid: ours.metadata.uid,
+        uid: metadata.uid,
         resource_version: None,
     };
     let parameters = DeleteParams::default().preconditions(only);
-    let outcome = context
-        .write("delete the autoscaler", api.delete(&name, &parameters))
-        .await;
-    match outcome {
+    let name = metadata.name.unwrap_or_default();
+    let what = format!("delete {} {name}", K::kind(&()));
+    match context.write(what, api.delete(&name, &parameters)).await {
         Ok(_) => Ok(()),
         // Somebody else was faster.
         Err(ReconcileError::Kube(_, error)) if matches!(&*error, kube::Error::Api(refusal) if refusal.code == 404) => {
@@ -339,19 +372,22 @@ async fn tell(cluster: &KafscaleCluster, told: ClusterStatus, context: &Context)
     context
         .write("write the status", api.patch_status(&name, &parameters, &patch))
         .await?;
-    let ready = |status: &ClusterStatus| {
-        status
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == "Ready")
-            .cloned()
-    };
-    let before = cluster.status.as_ref().and_then(ready);
-    let Some(now) = ready(&told).filter(|now| before.is_none_or(|before| before.reason != now.reason)) else {
-        return Ok(());
-    };
-    context
-        .publish(cluster, now.status == "True", now.reason, now.message)
-        .await;
+    for now in &told.conditions {
+        let before = cluster.status.iter().flat_map(|status| &status.conditions);
+        let same = |before: &&Condition| before.type_ == now.type_ && before.reason == now.reason;
+        // What is well is told of the whole cluster only.
+        let worth_it = now.type_ == "Ready" || now.status == "False";
+        if worth_it && before.filter(same).count() == 0 {
+            let (reason, message) = (now.reason.clone(), now.message.clone());
+            context.publish(cluster, now.status == "True", reason, message).await;
+        }
+    }
     Ok(())
+}
+
+/// The cluster whose broker a pod is.
+fn cluster_of(pod: Pod) -> Option<ObjectRef<KafscaleCluster>> {
+    let labels = pod.metadata.labels.as_ref()?;
+    let name = labels.get("app.kubernetes.io/instance")?;
+    Some(ObjectRef::new(name).within(pod.metadata.namespace.as_deref()?))
 }

@@ -4,6 +4,8 @@ use crate::crd::{ClusterStatus, KafscaleCluster};
 use crate::desired::SpecError;
 use crate::etcd::findings::{Etcd, Jobs};
 use crate::etcd::objects::{is_managed, MEMBERS};
+use crate::listeners::Listeners;
+use crate::nodes::Complaint;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -14,6 +16,10 @@ pub struct Found {
     pub brokers: Option<StatefulSet>,
     /// The etcd, if the operator runs it.
     pub etcd: Option<Etcd>,
+    /// The brokers' Services for clients outside, if there are to be some.
+    pub listeners: Option<Listeners>,
+    /// Brokers that their nodes do not let run.
+    pub complaints: Vec<Complaint>,
 }
 
 /// What a condition says: whether it holds (none: not known), its reason, and words for people.
@@ -30,6 +36,10 @@ pub fn status(cluster: &KafscaleCluster, found: Result<&Found, &SpecError>, now:
             .map_or((0, 0), |status| (status.brokers, status.ready_brokers)),
     };
     let mut said: Vec<(&str, Said)> = vec![("Ready", readiness(found))];
+    if let Ok(found) = found {
+        said.push(("NodesSuitable", nodes(&found.complaints)));
+        said.extend(found.listeners.iter().map(|found| ("ListenersReady", listeners(found))));
+    }
     match found.map(|found| &found.etcd) {
         Ok(Some(etcd)) => said.extend(managed_etcd(etcd)),
         // What was told before still holds, as far as anybody knows.
@@ -56,6 +66,30 @@ fn say(holds: bool, reason: &str, message: impl Into<String>) -> Said {
 
 fn unknown(reason: &str, message: &str) -> Said {
     (None, reason.to_string(), message.to_string())
+}
+
+fn nodes(complaints: &[Complaint]) -> Said {
+    let Some(first) = complaints.first() else {
+        return say(true, "NoObstacle", "no broker was kept from starting by its node");
+    };
+    let of_its_kind = complaints.iter().filter(|other| other.obstacle == first.obstacle);
+    let places: Vec<String> = of_its_kind.map(|one| format!("{} on {}", one.pod, one.node)).collect();
+    let message = format!("{}: {}", places.join(", "), first.obstacle.advice());
+    say(false, first.obstacle.reason(), message)
+}
+
+fn listeners(found: &Listeners) -> Said {
+    match found.pending.first() {
+        None => say(true, "AddressesKnown", "each broker knows how it is reached"),
+        Some(first) => say(
+            false,
+            "AddressesPending",
+            format!(
+                "{} Services have no address yet, the first is {first}",
+                found.pending.len()
+            ),
+        ),
+    }
 }
 
 fn managed_etcd(etcd: &Etcd) -> [(&'static str, Said); 4] {
@@ -106,6 +140,14 @@ fn readiness(found: Result<&Found, &SpecError>) -> Said {
     let set = found.brokers.as_ref();
     if set.is_none() && found.etcd.as_ref().is_some_and(|etcd| !etcd.has_majority()) {
         return say(false, "WaitingForEtcd", "brokers are started once etcd serves");
+    }
+    let addresses_known = found.listeners.as_ref().is_none_or(|found| found.pending.is_empty());
+    if set.is_none() && !addresses_known {
+        return say(
+            false,
+            "WaitingForAddresses",
+            "brokers are started once their Services have addresses",
+        );
     }
     let wanted = set.and_then(|set| set.spec.as_ref()?.replicas).unwrap_or(0);
     let status = set.and_then(|set| set.status.as_ref());

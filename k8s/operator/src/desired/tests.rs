@@ -22,8 +22,9 @@ fn decide(cluster: &Value) -> Result<Desired, SpecError> {
         operator: "operator:1".to_string(),
     };
     let stamps = Stamps {
-        trusted: "a".to_string(),
-        client: "b".to_string(),
+        authorities: "a".to_string(),
+        client_certificate: "b".to_string(),
+        listeners: "c".to_string(),
     };
     desired(&serde_json::from_value(cluster.clone()).unwrap(), &images, &stamps)
 }
@@ -116,6 +117,38 @@ fn without_endpoints_there_is_an_etcd_and_brokers_that_prove_who_they_are() {
     assert_eq!(stamp(set), json!({"kafscale.io/etcd-authorities": "a"}));
     let brokers = object(&desired, "StatefulSet", "blue-broker");
     assert_eq!(stamp(&brokers), json!({"kafscale.io/etcd-certificate": "b"}));
+}
+
+#[test]
+fn what_clients_outside_are_told_is_in_the_file_unless_the_spec_says_it() {
+    let told = |external: Option<&str>, more: Value| {
+        let mut cluster = with("brokers", more);
+        if let Some(kind) = external {
+            cluster["spec"]["brokers"]["external"] = json!({"type": kind});
+        }
+        let desired = decide(&cluster).unwrap();
+        let one = |name| variable(&desired, name).unwrap_or_default();
+        let file = one("KAFSCALE_CONFIG").ends_with("/$(KAFSCALE_BROKER_ID).toml");
+        (one("KAFSCALE_BROKER_HOST"), one("KAFSCALE_BROKER_PORT"), file)
+    };
+    let own = json!({"advertisedHost": "$(POD_NAME).example", "advertisedPort": 443});
+    let (host, port) = ("$(POD_NAME).example".to_string(), "443".to_string());
+    let inside = "$(POD_NAME).blue-broker-headless.prod.svc".to_string();
+    assert_eq!(told(None, json!({})), (inside, "9092".to_string(), false));
+    assert_eq!(
+        told(Some("NodePort"), json!({})),
+        ("$(HOST_IP)".to_string(), String::new(), true)
+    );
+    assert_eq!(
+        told(Some("LoadBalancer"), json!({})),
+        (String::new(), String::new(), true)
+    );
+    for external in [None, Some("NodePort"), Some("LoadBalancer")] {
+        assert_eq!(
+            told(external, own.clone()),
+            (host.clone(), port.clone(), external.is_some())
+        );
+    }
 }
 
 #[test]

@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn the_newest_pod_that_ended_tells() {
         let failed = pod(5, "Failed", 4, "log\nbucket: list: denied\n");
-        let told = judge(false, at(1), &[failed.clone()]).failure.unwrap();
+        let told = judge(false, at(1), std::slice::from_ref(&failed)).failure.unwrap();
         assert!(told.is_of_the_bucket());
         assert_eq!(told.message, "bucket: list: denied");
         let running = pod(9, "Running", 0, "");

@@ -3,6 +3,7 @@
 use super::certificates::{self, Authority, Certificate, Purpose};
 use super::objects;
 use crate::crd::KafscaleCluster;
+use crate::desired::Stamps;
 use crate::reconcile::{self, doing, Context, ReconcileError};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
@@ -14,15 +15,6 @@ use serde_json::{json, Map, Value};
 const AUTHORITIES: &str = "authorities.json";
 const UNTIL: &str = "kafscale.io/not-after";
 const ISSUER: &str = "kafscale.io/issuer";
-
-/// What pods have to be restarted for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stamps {
-    /// Changes with the authorities.
-    pub trusted: String,
-    /// Changes with the authorities and with the clients' certificate.
-    pub client: String,
-}
 
 /// Makes certificates where there are none, and anew where they end soon.
 ///
@@ -64,8 +56,9 @@ pub async fn keep(cluster: &KafscaleCluster, namespace: &str, context: &Context)
         .await?;
     let bundle = certificates::bundle(&authorities);
     Ok(Stamps {
-        trusted: certificates::fingerprint(&bundle),
-        client: certificates::fingerprint(&format!("{bundle}{}", client.certificate)),
+        authorities: certificates::fingerprint(&bundle),
+        client_certificate: certificates::fingerprint(&format!("{bundle}{}", client.certificate)),
+        ..Stamps::default()
     })
 }
 

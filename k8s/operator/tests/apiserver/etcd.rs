@@ -1,7 +1,7 @@
 //! An etcd that the operator runs, as real members: what the operator asks for is what works.
 
 use crate::client::{batch_of, produce_request, Client, PRODUCE};
-use crate::kubelet::{from_base64, Kubelet, Process};
+use crate::kubelet::{bucket, from_base64, Kubelet};
 use crate::world::{condition, managed, ready, run, variable, World, PATIENCE};
 use etcd_client::{Certificate, Client as Etcd, ConnectOptions, Identity, TlsOptions};
 use kafscale_codec::error_code::ErrorCode;
@@ -130,23 +130,13 @@ async fn patch(world: &World, kind: &str, name: &str, change: Value) {
 fn three_members_serve_brokers_and_come_back_from_a_snapshot() {
     run(async {
         let directory = tempfile::tempdir_in(variable("KAFSCALE_TEST_DIR")).unwrap();
-        let s3_port = kafscale_test_etcd::free_port("127.0.0.1");
-        let args = format!(
-            "--root {}/s3 --addr 127.0.0.1:{s3_port} --bucket records",
-            directory.path().display()
-        );
-        let args: Vec<String> = args.split(' ').map(str::to_string).collect();
-        let s3_log = directory.path().join("s3.log");
-        let _s3 = Process::start("kafscale-test-s3", &args, &BTreeMap::new(), &s3_log);
         let world = World::new("etcd").await;
         let _operator = world.operator();
-        let keys = json!({"KAFSCALE_S3_ACCESS_KEY": "test", "KAFSCALE_S3_SECRET_KEY": "secret"});
-        let keys = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": keys});
-        world.create(keys).await;
+        let (_s3, endpoint) = bucket(&world, directory.path()).await;
         let spec = |etcd: Value| {
             managed(json!({
                 "brokers": {"replicas": 1, "advertisedHost": "127.0.79.10"},
-                "s3": {"endpoint": format!("http://127.0.0.1:{s3_port}"), "credentialsSecretRef": "keys"},
+                "s3": {"endpoint": endpoint, "credentialsSecretRef": "keys"},
                 "config": {"env": {"KAFSCALE_SHARDS": "1", "KAFSCALE_BROKER_LEASE_TTL_MS": "5000"}},
                 "etcd": etcd,
             }))

@@ -23,6 +23,11 @@ fn fields() -> Vec<(&'static str, Value, Effect)> {
     let pod = |pointer: &'static str, value: Value| At(SET, NAME, pointer, value);
     let service = |options: Value| json!({"brokers": {"service": options}});
     let service_shows = |pointer: &'static str, value: Value| At("Service", NAME, pointer, value);
+    let external = |kind: &str, mut options: Value| {
+        options["type"] = json!(kind);
+        json!({"brokers": {"external": options}})
+    };
+    let listener = |pointer: &'static str, value: Value| At("Service", "blue-broker-0", pointer, value);
     let autoscaler = |pointer: &'static str, value: Value| At("HorizontalPodAutoscaler", NAME, pointer, value);
     let scaling = json!({"minReplicas": 2, "maxReplicas": 8, "targetCPUUtilizationPercentage": 55});
     let scaled = || json!({"brokers": {"autoscaling": scaling}});
@@ -91,6 +96,26 @@ fn fields() -> Vec<(&'static str, Value, Effect)> {
             "brokers/service/metricsNodePort",
             service(json!({"type": "NodePort", "metricsNodePort": 30193})),
             service_shows("/spec/ports/1/nodePort", json!(30193)),
+        ),
+        (
+            "brokers/external/type",
+            external("NodePort", json!({})),
+            listener("/spec/type", json!("NodePort")),
+        ),
+        (
+            "brokers/external/annotations",
+            external("NodePort", json!({"annotations": {"lb": "internal"}})),
+            listener("/metadata/annotations/lb", json!("internal")),
+        ),
+        (
+            "brokers/external/loadBalancerSourceRanges",
+            external("LoadBalancer", json!({"loadBalancerSourceRanges": ["10.9.0.0/16"]})),
+            listener("/spec/loadBalancerSourceRanges", json!(["10.9.0.0/16"])),
+        ),
+        (
+            "brokers/external/externalTrafficPolicy",
+            external("NodePort", json!({"externalTrafficPolicy": "Local"})),
+            listener("/spec/externalTrafficPolicy", json!("Local")),
         ),
         (
             "brokers/autoscaling/minReplicas",

@@ -81,6 +81,21 @@ impl Drop for Process {
     }
 }
 
+/// A bucket `records` below `directory`, and the Secret `keys` of a namespace that lets brokers in. Returns its endpoint.
+pub async fn bucket(world: &World, directory: &Path) -> (Process, String) {
+    let port = kafscale_test_etcd::free_port("127.0.0.1");
+    let args = format!(
+        "--root {}/s3 --addr 127.0.0.1:{port} --bucket records",
+        directory.display()
+    );
+    let args: Vec<String> = args.split(' ').map(str::to_string).collect();
+    let server = Process::start("kafscale-test-s3", &args, &BTreeMap::new(), &directory.join("s3.log"));
+    let keys = json!({"KAFSCALE_S3_ACCESS_KEY": "test", "KAFSCALE_S3_SECRET_KEY": "secret"});
+    let keys = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": keys});
+    world.create(keys).await;
+    (server, format!("http://127.0.0.1:{port}"))
+}
+
 struct Pod {
     process: Process,
     uid: Value,
@@ -94,6 +109,10 @@ pub struct Kubelet {
     directory: PathBuf,
     network: &'static str,
     pods: BTreeMap<String, Pod>,
+    /// Memory that processes may lock, in bytes, if it is little.
+    pub memlock: Option<u64>,
+    /// Whether pods may end by themselves; they are told of, and not started again.
+    pub may_end: bool,
     /// The fewest pods that were ready since [`Kubelet::watch_readiness`].
     pub ready_min: usize,
 }
@@ -106,6 +125,8 @@ impl Kubelet {
             world: world.clone(),
             directory: directory.to_path_buf(),
             pods: BTreeMap::new(),
+            memlock: None,
+            may_end: false,
             ready_min: 0,
         }
     }
@@ -175,6 +196,18 @@ impl Kubelet {
         if goes && !known.told_to_end {
             known.process.terminate();
             known.told_to_end = true;
+        }
+        if self.may_end && !goes && known.process.has_ended() {
+            let message = known.process.log();
+            let code = known.process.child.wait().unwrap().code().unwrap();
+            // As much as a kubelet keeps.
+            let message = &message[message.len().saturating_sub(2048)..];
+            let end = json!({"terminated": {"exitCode": code, "message": message}});
+            let status = json!({"status": {"phase": "Running", "containerStatuses": [{
+                "name": "broker", "image": "i", "imageID": "", "ready": false, "restartCount": 1,
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": end,
+            }]}});
+            return self.tell_status("Pod", &name, status).await;
         }
         if known.process.has_ended() {
             assert!(goes, "{name} ended by itself: {}", known.process.log());
@@ -326,7 +359,7 @@ impl Kubelet {
             let list = list.as_array().cloned().unwrap_or_default();
             list.iter().map(|word| word.as_str().unwrap().to_string()).collect()
         };
-        let variables = environment(&self.world, pod, container).await;
+        let variables = environment(&self.world, pod, container, address).await;
         // Every address of the pod.
         let local = |text: &str| volumes.mounted(container, text).replace("0.0.0.0", address);
         let args = strings(&container["args"])
@@ -338,7 +371,10 @@ impl Kubelet {
         };
         let (program, command) = match container["image"].as_str().unwrap() {
             image if image.starts_with("kafscale-broker:") => {
-                words.extend(under_the_profile(&pod["spec"]["securityContext"]["seccompProfile"]));
+                let profile = &pod["spec"]["securityContext"]["seccompProfile"];
+                words.extend(under_the_profile(profile, &self.directory));
+                let limit = |bytes| ["/usr/bin/prlimit".to_string(), format!("--memlock={bytes}")];
+                words.extend(self.memlock.iter().flat_map(limit));
                 (
                     Path::new(&variable("KAFSCALE_TEST_BIN")).join("kafscale-broker"),
                     Value::Null,
@@ -441,6 +477,16 @@ impl Volumes {
                         std::fs::rename(&new, &file).unwrap();
                     }
                 }
+            } else if let Some(map) = volume["configMap"]["name"].as_str() {
+                let found = world.get("ConfigMap", map).await;
+                is_complete &= found.is_some();
+                let data = found.unwrap_or_default()["data"]
+                    .as_object()
+                    .cloned()
+                    .unwrap_or_default();
+                for (key, text) in data {
+                    std::fs::write(path.join(key), text.as_str().unwrap()).unwrap();
+                }
             } else {
                 let known = ["emptyDir", "persistentVolumeClaim"];
                 assert!(
@@ -467,26 +513,35 @@ impl Volumes {
     }
 }
 
-/// What runs a command under the seccomp profile that the pod names, as we ship it for the node.
-fn under_the_profile(profile: &Value) -> Vec<String> {
-    assert_eq!(profile["type"], "Localhost");
-    let name = profile["localhostProfile"]
-        .as_str()
-        .unwrap()
-        .strip_prefix("profiles/")
-        .unwrap();
+/// What runs a command under the seccomp profile that the pod names: as we ship it for the node, or without io_uring, which
+/// runtimes leave out of theirs.
+fn under_the_profile(profile: &Value, directory: &Path) -> Vec<String> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-    let words = [
-        "/usr/bin/env",
-        "python3",
-        &format!("{root}/ci/k8s/seccomp.py"),
-        &format!("{root}/k8s/seccomp/{name}"),
-    ];
+    let ours = format!("{root}/k8s/seccomp/kafscale.json");
+    let path = match profile["type"].as_str().unwrap() {
+        "Localhost" => {
+            assert_eq!(profile["localhostProfile"], "profiles/kafscale.json");
+            ours
+        }
+        "RuntimeDefault" => {
+            let mut profile: Value = serde_json::from_str(&std::fs::read_to_string(ours).unwrap()).unwrap();
+            for rule in profile["syscalls"].as_array_mut().unwrap() {
+                let names = rule["names"].as_array_mut().unwrap();
+                names.retain(|name| !name.as_str().unwrap().starts_with("io_uring"));
+            }
+            profile["defaultErrnoRet"] = json!(1);
+            let path = directory.join("runtime-default.json");
+            std::fs::write(&path, profile.to_string()).unwrap();
+            path.display().to_string()
+        }
+        other => panic!("no node of these tests has {other}"),
+    };
+    let words = ["/usr/bin/env", "python3", &format!("{root}/ci/k8s/seccomp.py"), &path];
     words.map(str::to_string).to_vec()
 }
 
 /// The container's variables, as a kubelet makes them.
-async fn environment(world: &World, pod: &Value, container: &Value) -> BTreeMap<String, String> {
+async fn environment(world: &World, pod: &Value, container: &Value, address: &str) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::new();
     for source in container["envFrom"].as_array().into_iter().flatten() {
         let secret = world
@@ -500,6 +555,8 @@ async fn environment(world: &World, pod: &Value, container: &Value) -> BTreeMap<
     for one in container["env"].as_array().into_iter().flatten() {
         let value = match one["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
             None => expand(one["value"].as_str().unwrap_or_default(), &variables),
+            // Each pod is on a node of its own.
+            Some("status.hostIP") => address.to_string(),
             Some("metadata.name") => pod["metadata"]["name"].as_str().unwrap().to_string(),
             Some(path) => {
                 let label = path

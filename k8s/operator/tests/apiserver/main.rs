@@ -14,6 +14,8 @@ mod fields;
 mod kubelet;
 mod leaders;
 mod life;
+mod listeners;
+mod nodes;
 mod refusals;
 mod topics;
 mod world;
