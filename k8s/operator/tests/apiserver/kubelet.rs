@@ -31,7 +31,8 @@ impl Process {
         Process::exec(&words, variables, log)
     }
 
-    fn exec(words: &[String], variables: &BTreeMap<String, String>, log: &Path) -> Process {
+    /// Starts a command with these variables and no others.
+    pub fn exec(words: &[String], variables: &BTreeMap<String, String>, log: &Path) -> Process {
         let file = File::options().create(true).append(true).open(log).unwrap();
         let child = Command::new(&words[0])
             .args(&words[1..])
@@ -426,7 +427,7 @@ impl Kubelet {
 }
 
 /// A program that `make k8s` built.
-fn built(name: &str) -> PathBuf {
+pub fn built(name: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.cache/k8s/bin")).join(name)
 }
 

@@ -8,6 +8,7 @@ mod brokers;
 #[path = "../../../../broker/tests/e2e/client.rs"]
 #[allow(dead_code)] // Some of what the broker's own tests need.
 mod client;
+mod compose;
 mod crashes;
 mod etcd;
 mod fields;
