@@ -450,6 +450,21 @@ fn every_field_of_an_etcd_has_its_effect_and_leaves_nothing_behind() {
         walk(&world, etcd_fields(), managed).await;
         assert_eq!(etcd_objects(&world).await, before);
 
+        for (kind, name) in [
+            ("Service", "blue-etcd"),
+            ("Service", "blue-etcd-client"),
+            ("PodDisruptionBudget", "blue-etcd"),
+            (SET, "blue-etcd"),
+            ("CronJob", "blue-etcd-backup"),
+            ("CronJob", "blue-etcd-defrag"),
+        ] {
+            let first = world.get(kind, name).await.unwrap()["metadata"]["uid"].clone();
+            world.delete(kind, name).await;
+            let is_back = |found: &Value| !found.is_null() && found["metadata"]["uid"] != first;
+            world.until(kind, name, "comes back", is_back).await;
+        }
+        assert_eq!(etcd_objects(&world).await, before);
+
         let storage = json!({"size": "5Gi", "className": "fast"});
         let refusal = world.apply(managed(json!({"etcd": {"storage": storage}}))).await;
         assert!(refusal.unwrap_err().contains("etcd.storage cannot be changed"));
