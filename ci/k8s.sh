@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 ci/install.sh test
 command -v openssl >/dev/null || { echo "install openssl, then run this again" >&2; exit 1; }
 ci/k8s/build.sh
-cargo build --locked -p kafscale-operator -p kafscale-broker -p kafscale-test-s3
+# The operator is built by its tests: together with the broker it would be another one, with the features of both.
+cargo build --locked -p kafscale-broker -p kafscale-test-s3
 dir=$(mktemp -d)
 status=0
 ci/k8s/server.sh "$dir" ci/k8s/checks.sh "$dir" || status=$?

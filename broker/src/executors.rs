@@ -55,6 +55,8 @@ pub enum ExecutorError {
 #[derive(Debug)]
 pub struct Executors {
     threads: PoolThreadHandles<Result<(), ExecutorError>>,
+    /// How many made their first step.
+    begun: Arc<AtomicUsize>,
 }
 
 /// Starts the executors and runs `shard_main(shard)` on each.
@@ -80,6 +82,7 @@ where
     signal_hook::flag::register(WAKING_SIGNAL as i32, has_handler)
         .map_err(|error| ExecutorError::Start(format!("handle {WAKING_SIGNAL}: {error}")))?;
     let next = Arc::new(AtomicUsize::new(0));
+    let begun = next.clone();
     let threads = builder
         .on_all_shards(move || async move {
             let shard = next.fetch_add(1, Ordering::Relaxed);
@@ -87,7 +90,7 @@ where
             ended.map_err(|error| ExecutorError::Shard(shard, error))
         })
         .map_err(|error| ExecutorError::Start(error.to_string()))?;
-    Ok(Executors { threads })
+    Ok(Executors { threads, begun })
 }
 
 impl Executors {
@@ -115,10 +118,15 @@ impl Executors {
         while !handles.iter().all(|thread| thread.is_finished()) {
             self.pulse();
         }
+        // Where io_uring is forbidden, glommio panics as it makes the ring: nothing of ours has run then.
+        let nothing_ran = self.begun.load(Ordering::Relaxed) == 0;
         let mut first = Ok(());
         for ended in self.threads.join_all() {
             let ended = match ended {
                 Ok(result) => result,
+                Err(glommio::GlommioError::BuilderError(glommio::BuilderErrorKind::ThreadPanic(_))) if nothing_ran => {
+                    Err(ExecutorError::Start("no ring can be made".to_string()))
+                }
                 Err(glommio::GlommioError::BuilderError(glommio::BuilderErrorKind::ThreadPanic(_))) => {
                     Err(ExecutorError::Panic)
                 }

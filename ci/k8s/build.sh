@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds a real API server, its controllers and Helm from source into .cache/k8s/bin, unless they are there.
+# Builds a real API server, its controllers, Helm, and the etcd that the operator runs from source into .cache/k8s/bin,
+# unless they are there.
 #
-# Versions and checksums are in go.mod and go.sum beside this file. The first build takes a quarter of an hour on two cores.
+# Versions and checksums are in go.mod and go.sum beside this file and in etcd/. The first build takes a quarter of an hour on two cores.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 bin=$(cd "$here/../.." && pwd)/.cache/k8s/bin
@@ -9,7 +10,7 @@ kubernetes=v1.34.2
 tools=("k8s.io/kubernetes/cmd/kube-apiserver" "k8s.io/kubernetes/cmd/kube-controller-manager" "k8s.io/kubernetes/cmd/kubectl" "helm.sh/helm/v3/cmd/helm")
 
 grep -qE "k8s.io/kubernetes $kubernetes( |\$)" "$here/go.mod" || { echo "$0 and go.mod name different versions of Kubernetes" >&2; exit 1; }
-command -v go >/dev/null || { echo "install Go 1.24 or later, then run this again" >&2; exit 1; }
+command -v go >/dev/null || { echo "install Go 1.26 or later, then run this again" >&2; exit 1; }
 mkdir -p "$bin"
 stamp=$(cat "$here/go.mod" "$here/go.sum" "$here/build.sh" | sha256sum | cut -d' ' -f1)
 
@@ -20,14 +21,16 @@ flags="-s -w -X $version.gitVersion=$kubernetes -X $version.gitMajor=1 -X $versi
 for package in chartutil lint/rules; do
   flags+=" -X helm.sh/helm/v3/pkg/$package.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/$package.k8sVersionMinor=34"
 done
-for tool in "${tools[@]}"; do
-  name=${tool##*/}
-  if [ -x "$bin/$name" ] && [ "$(cat "$bin/$name.stamp" 2>/dev/null)" = "$stamp" ]; then continue; fi
+
+# build NAME PACKAGE MODULE: with the stamp and the flags of the moment.
+build() {
+  local name=$1 tool=$2 module=$3 attempt done
+  if [ -x "$bin/$name" ] && [ "$(cat "$bin/$name.stamp" 2>/dev/null)" = "$stamp" ]; then return 0; fi
   echo "building $name"
   done=no
   # Downloads fail now and then; what was fetched and compiled stays.
   for attempt in 1 2 3; do
-    if (cd "$here" && go build -p "${K8S_BUILD_JOBS:-2}" -trimpath -ldflags "$flags" -o "$bin/$name" "$tool"); then
+    if (cd "$module" && go build -p "${K8S_BUILD_JOBS:-2}" -trimpath -ldflags "$flags" -o "$bin/$name" "$tool"); then
       done=yes
       break
     fi
@@ -36,4 +39,12 @@ for tool in "${tools[@]}"; do
   done
   [ "$done" = yes ] || exit 1
   echo "$stamp" >"$bin/$name.stamp"
-done
+}
+
+for tool in "${tools[@]}"; do build "${tool##*/}" "$tool" "$here"; done
+
+# Its modules are not those of Kubernetes.
+stamp=$(cat "$here/etcd/go.mod" "$here/etcd/go.sum" "$here/build.sh" | sha256sum | cut -d' ' -f1)
+flags="-s -w"
+build etcd go.etcd.io/etcd/server/v3 "$here/etcd"
+build etcdutl go.etcd.io/etcd/etcdutl/v3 "$here/etcd"

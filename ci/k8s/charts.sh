@@ -27,6 +27,7 @@ matrix=(
   "--set operator.image.tag=1.2.3 --set operator.brokerImage=registry.example/broker:2 --set operator.leaseSeconds=30 --set imagePullSecrets[0].name=pull"
   "--set operator.bootstrap=kafka.example:9092 --set operator.nodeSelector.disk=nvme --set operator.tolerations[0].operator=Exists --set operator.serviceAccount.annotations.role=r"
   "${cluster[*]}"
+  "--set cluster.create=true --set cluster.spec.s3.bucket=records --set operator.etcdImage=registry.example/etcd:3"
   "${cluster[*]} --set cluster.spec.brokers.replicas=5 --set cluster.spec.brokers.service.type=LoadBalancer"
 )
 count=0

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{
     Affinity, ResourceRequirements, SeccompProfile, Toleration, TopologySpreadConstraint,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
@@ -64,17 +65,21 @@ pub struct Brokers {
     /// CPU and memory of each broker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// The host that clients are told to connect to; default: the pod's name in the headless Service. Each broker has to
-    /// have its own: `$(POD_NAME)` and `$(KAFSCALE_BROKER_ID)` are replaced.
+    /// The host that clients are told to connect to; default: the pod's name in the headless Service, or what `external`
+    /// gives. Each broker has to have its own: `$(POD_NAME)`, `$(KAFSCALE_BROKER_ID)` and, with `external`, `$(HOST_IP)`
+    /// are replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advertised_host: Option<String>,
-    /// The port that clients are told to connect to; default 9092.
+    /// The port that clients are told to connect to; default 9092, or what `external` gives.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub advertised_port: Option<i32>,
     /// The Service that clients bootstrap from.
     #[serde(default)]
     pub service: ServiceOptions,
+    /// A Service for each broker, for clients outside of Kubernetes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external: Option<External>,
     /// Lets an autoscaler choose the number of brokers, which the operator then leaves alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<Autoscaling>,
@@ -97,6 +102,33 @@ pub struct Brokers {
     /// Annotations of the brokers' ServiceAccount, such as the cloud role that may use the bucket.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub service_account_annotations: BTreeMap<String, String>,
+}
+
+/// A Service for each broker. A broker has one name and port: clients inside are told the same ones.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct External {
+    /// `NodePort`: clients are told the address of the broker's node, and the port of the broker's Service.
+    /// `LoadBalancer`: they are told the name or address that the cloud gives to the broker's Service, and port 9092.
+    #[serde(rename = "type")]
+    pub kind: ExternalType,
+    /// Annotations of each Service, for the cloud's load balancer for example.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Networks that load balancers let in; for `LoadBalancer`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub load_balancer_source_ranges: Vec<String>,
+    /// `Cluster` (default) or `Local`, which keeps clients' addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_traffic_policy: Option<TrafficPolicy>,
+}
+
+/// Kubernetes' types of Services that are reached from outside.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // Kubernetes' own names.
+pub enum ExternalType {
+    NodePort,
+    LoadBalancer,
 }
 
 /// Bounds and aim of the autoscaler.
@@ -198,13 +230,96 @@ pub struct S3 {
     pub credentials_secret_ref: Option<String>,
 }
 
-/// The etcd that coordinates the brokers.
+/// The etcd that coordinates the brokers: one that exists (`endpoints`), or else one that the operator runs.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.endpoints) == has(oldSelf.endpoints)")
+        .message("etcd.endpoints cannot be added or taken away: the metadata would stay behind in the other etcd"),
+    validation = Rule::new("self.storage == oldSelf.storage")
+        .message("etcd.storage cannot be changed: Kubernetes does not change the volumes of a StatefulSet")
+)]
+pub struct Etcd {
+    /// Members of an etcd that exists, as `http(s)://host:port`. Without them the operator runs one of three members, and
+    /// the other fields are about it. Cannot be added or taken away later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub endpoints: Vec<String>,
+    /// Image of etcd, 3.6 or later; default: the one that the operator was started with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// CPU and memory of each member.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// The volume of each member. Cannot be changed later.
+    #[serde(default)]
+    pub storage: EtcdStorage,
+    /// Where members may run; default: never two on one node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// Labels that a node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that are tolerated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// When members are defragmented, one after another, in cron's notation; default: 30 3 * * *.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^(@(hourly|daily|midnight|weekly|monthly)|\S+( \S+){4})$"))]
+    pub defragment_schedule: Option<String>,
+    /// Snapshots in a bucket.
+    #[serde(default)]
+    pub snapshots: EtcdSnapshots,
+    /// Name of the snapshot with which members begin whose volume is empty. Only for snapshots after which no broker
+    /// wrote: see docs/operations.md.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_.-]+\.db$"))]
+    pub restore_snapshot: Option<String>,
+}
+
+/// The volume of a member of etcd.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct Etcd {
-    /// Its members, as `http://host:port`. Needed: without it the condition `EtcdAvailable` is false and no broker is started.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub endpoints: Vec<String>,
+pub struct EtcdStorage {
+    /// Its size; default 20Gi.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<Quantity>,
+    /// Its StorageClass; default: Kubernetes' default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class_name: Option<String>,
+}
+
+/// Snapshots of etcd in a bucket, below `etcd-snapshots/NAMESPACE/NAME/`.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct EtcdSnapshots {
+    /// When they are taken, in cron's notation; default: 0 * * * *, each hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^(@(hourly|daily|midnight|weekly|monthly)|\S+( \S+){4})$"))]
+    pub schedule: Option<String>,
+    /// How many are kept; default 48.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub keep: Option<i32>,
+    /// Whether none are taken for the time being; default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+    /// The bucket; default: that of the records, with its region, endpoint, key and credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub bucket: Option<String>,
+    /// Region of `bucket`; default: that of the records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Where `bucket` is, as `http(s)://host[:port]`; default: where the records are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// KMS key of snapshots; default: that of the records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kms_key_arn: Option<String>,
+    /// Name of a Secret with the variables `KAFSCALE_S3_ACCESS_KEY` and so on; default: that of the records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<String>,
 }
 
 /// Settings of the brokers.
@@ -243,7 +358,8 @@ pub struct ClusterStatus {
     /// Brokers that are ready.
     #[serde(default)]
     pub ready_brokers: i32,
-    /// `Ready` and `EtcdAvailable`, with reasons that say what to do.
+    /// `Ready`, `NodesSuitable`, `EtcdAvailable`, with `brokers.external` `ListenersReady`, and of an etcd that the operator runs `EtcdSnapshot`, `EtcdSnapshotAccess`
+    /// and `EtcdMaintenance`, with reasons that say what to do.
     #[serde(default)]
     pub conditions: Vec<Condition>,
 }

@@ -3,28 +3,28 @@
 //! Objects are plain JSON, since server-side apply owns exactly the fields that are said: what is not here, others may
 //! set. The number of brokers is apart from the rest, for the autoscaler owns it once there is one.
 
-use crate::crd::{Config, KafscaleCluster, ServiceType};
+use crate::crd::{Config, ExternalType, KafscaleCluster, ServiceType};
+use crate::etcd::objects as etcd;
+use crate::listeners;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
 use serde_json::{json, Map, Value};
 
 /// Brokers where the spec does not say how many.
-const REPLICAS_DEFAULT: i32 = 3;
-const KAFKA_PORT: i32 = 9092;
+pub const REPLICAS_DEFAULT: i32 = 3;
+/// Where brokers listen for Kafka's clients.
+pub const KAFKA_PORT: i32 = 9092;
 const HTTP_PORT: i32 = 9093;
 /// The broker's own deadline for its drain (`shutdown_deadline_ms`).
 const DRAIN_MS: i64 = 30_000;
 /// Time to exit after the drain, before Kubernetes kills.
 const EXIT_SECONDS: i64 = 15;
 /// The image's user, which is not root.
-const USER_ID: i64 = 65532;
+pub const USER_ID: i64 = 65532;
 
 /// A spec that cannot be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
-    /// Nothing to coordinate the brokers.
-    #[error("set spec.etcd.endpoints: the operator does not run an etcd by itself")]
-    NoEtcd,
     /// The broker would not start on it.
     #[error("spec.config.cacheSize {0:?} is no size: write bytes, or a quantity such as 512Mi")]
     CacheSize(String),
@@ -45,7 +45,6 @@ impl SpecError {
     /// The reason of the condition, as one word.
     pub fn reason(&self) -> &'static str {
         match self {
-            SpecError::NoEtcd => "EtcdEndpointsMissing",
             SpecError::CacheSize(_) => "CacheSizeInvalid",
             SpecError::Reserved(_) => "SettingReserved",
             SpecError::SharedHost => "AdvertisedHostShared",
@@ -57,23 +56,44 @@ impl SpecError {
 /// What has to exist.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Desired {
-    /// To be applied, in this order.
+    /// Of an etcd that the operator runs; applied first.
+    pub etcd: Vec<Value>,
+    /// To be applied next, in this order.
     pub objects: Vec<Value>,
     /// How many brokers; none: an autoscaler says.
     pub replicas: Option<i32>,
 }
 
-/// Decides what has to exist for `cluster`; `image` is the broker's where the spec names none.
+/// Images where the spec names none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Images {
+    /// Of the broker.
+    pub broker: String,
+    /// Of etcd.
+    pub etcd: String,
+    /// Of this program.
+    pub operator: String,
+}
+
+/// What pods have to be restarted for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stamps {
+    /// Changes with the authorities of the certificates.
+    pub authorities: String,
+    /// Changes with the authorities and with the clients' certificate.
+    pub client_certificate: String,
+    /// Changes when brokers that are there are reached elsewhere.
+    pub listeners: String,
+}
+
+/// Decides what has to exist for `cluster`; pods are restarted when `stamps` change.
 ///
 /// # Errors
 /// If the spec cannot be carried out.
-pub fn desired(cluster: &KafscaleCluster, image: &str) -> Result<Desired, SpecError> {
+pub fn desired(cluster: &KafscaleCluster, images: &Images, stamps: &Stamps) -> Result<Desired, SpecError> {
     let spec = &cluster.spec;
     if cluster.namespace().is_none() {
         return Err(SpecError::NoNamespace);
-    }
-    if spec.etcd.endpoints.is_empty() {
-        return Err(SpecError::NoEtcd);
     }
     let replicas = match spec.brokers.autoscaling {
         Some(_) => None,
@@ -93,11 +113,22 @@ pub fn desired(cluster: &KafscaleCluster, image: &str) -> Result<Desired, SpecEr
         service_account(cluster),
         headless_service(cluster),
         client_service(cluster),
-        stateful_set(cluster, image)?,
+        stateful_set(cluster, &images.broker, stamps)?,
         disruption_budget(cluster),
     ];
     objects.extend(autoscaler(cluster));
-    Ok(Desired { objects, replicas })
+    let etcd = match etcd::is_managed(cluster) {
+        // Its pods have the brokers' account, for the bucket of snapshots.
+        true => std::iter::once(service_account(cluster))
+            .chain(etcd::objects(cluster, images, &stamps.authorities))
+            .collect(),
+        false => Vec::new(),
+    };
+    Ok(Desired {
+        etcd,
+        objects,
+        replicas,
+    })
 }
 
 /// The name of all objects but the headless Service.
@@ -110,11 +141,12 @@ fn headless_name(cluster: &KafscaleCluster) -> String {
 }
 
 /// What every owned object is labelled with, and pods are selected by.
-fn selector(cluster: &KafscaleCluster) -> Value {
+pub fn selector(cluster: &KafscaleCluster) -> Value {
     json!({"app.kubernetes.io/name": "kafscale-broker", "app.kubernetes.io/instance": cluster.name_any()})
 }
 
-fn metadata(cluster: &KafscaleCluster, name: String, annotations: Value) -> Value {
+/// Metadata of an object that `cluster` owns.
+pub fn metadata(cluster: &KafscaleCluster, name: String, annotations: Value) -> Value {
     let mut labels = selector(cluster);
     labels["app.kubernetes.io/managed-by"] = json!("kafscale-operator");
     json!({
@@ -183,7 +215,7 @@ fn client_service(cluster: &KafscaleCluster) -> Value {
     })
 }
 
-fn stateful_set(cluster: &KafscaleCluster, image: &str) -> Result<Value, SpecError> {
+fn stateful_set(cluster: &KafscaleCluster, image: &str, stamps: &Stamps) -> Result<Value, SpecError> {
     let brokers = &cluster.spec.brokers;
     let mut container = json!({
         "name": "broker",
@@ -201,6 +233,8 @@ fn stateful_set(cluster: &KafscaleCluster, image: &str) -> Result<Value, SpecErr
             "readOnlyRootFilesystem": true,
             "capabilities": {"drop": ["ALL"]},
         },
+        // Why a broker did not start is in its last line.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [{"name": "data", "mountPath": "/var/lib/kafscale"}],
     });
     put(&mut container, "resources", &brokers.resources);
@@ -238,6 +272,17 @@ fn stateful_set(cluster: &KafscaleCluster, image: &str) -> Result<Value, SpecErr
             None => json!([spread(cluster, "topology.kubernetes.io/zone"), spread(cluster, "kubernetes.io/hostname")]),
         },
     });
+    let mut template = json!({"labels": selector(cluster)});
+    if brokers.external.is_some() {
+        template["annotations"]["kafscale.io/listeners"] = json!(stamps.listeners);
+        append(&mut pod["volumes"], listeners::volume(cluster));
+        append(&mut pod["containers"][0]["volumeMounts"], listeners::mount());
+    }
+    if etcd::is_managed(cluster) {
+        template["annotations"]["kafscale.io/etcd-certificate"] = json!(stamps.client_certificate);
+        append(&mut pod["volumes"], etcd::client_volume(cluster));
+        append(&mut pod["containers"][0]["volumeMounts"], etcd::client_mount());
+    }
     if !brokers.node_selector.is_empty() {
         pod["nodeSelector"] = json!(brokers.node_selector);
     }
@@ -255,7 +300,7 @@ fn stateful_set(cluster: &KafscaleCluster, image: &str) -> Result<Value, SpecErr
             "podManagementPolicy": "Parallel",
             "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
             "minReadySeconds": 5,
-            "template": {"metadata": {"labels": selector(cluster)}, "spec": pod},
+            "template": {"metadata": template, "spec": pod},
         },
     }))
 }
@@ -272,33 +317,36 @@ fn spread(cluster: &KafscaleCluster, key: &str) -> Value {
 /// The broker's variables. Order counts: `$(…)` sees only what stands before.
 fn environment(cluster: &KafscaleCluster) -> Result<Vec<Value>, SpecError> {
     let spec = &cluster.spec;
-    let host = spec.brokers.advertised_host.clone().unwrap_or_else(|| {
-        format!(
-            "$(POD_NAME).{}.{}.svc",
-            headless_name(cluster),
-            cluster.namespace().unwrap_or_default()
-        )
-    });
     let mut variables = vec![
         from_field("POD_NAME", "metadata.name"),
         from_field("KAFSCALE_BROKER_ID", "metadata.labels['apps.kubernetes.io/pod-index']"),
         // Empty, and so none, where the API server does not copy the node's zone to its pods.
         from_field("KAFSCALE_RACK", "metadata.labels['topology.kubernetes.io/zone']"),
     ];
+    if spec.brokers.external.is_some() {
+        variables.push(from_field("HOST_IP", "status.hostIP"));
+    }
     let mut plain = vec![
         ("KAFSCALE_BROKER_ADDR", format!("0.0.0.0:{KAFKA_PORT}")),
-        ("KAFSCALE_BROKER_HOST", host),
-        (
-            "KAFSCALE_BROKER_PORT",
-            spec.brokers.advertised_port.unwrap_or(KAFKA_PORT).to_string(),
-        ),
         ("KAFSCALE_METRICS_ADDR", format!("0.0.0.0:{HTTP_PORT}")),
         ("KAFSCALE_DATA_DIR", "/var/lib/kafscale".to_string()),
         ("KAFSCALE_SHUTDOWN_DEADLINE_MS", DRAIN_MS.to_string()),
-        ("KAFSCALE_ETCD_ENDPOINTS", spec.etcd.endpoints.join(",")),
         ("KAFSCALE_S3_BUCKET", spec.s3.bucket.clone()),
     ];
+    if etcd::is_managed(cluster) {
+        plain.push(("KAFSCALE_ETCD_ENDPOINTS", etcd::endpoint(cluster)));
+        plain.extend(etcd::client_variables());
+    } else {
+        plain.push(("KAFSCALE_ETCD_ENDPOINTS", spec.etcd.endpoints.join(",")));
+    }
+    let (host, port) = advertised(cluster);
     let optional = [
+        ("KAFSCALE_BROKER_HOST", host),
+        ("KAFSCALE_BROKER_PORT", port),
+        (
+            "KAFSCALE_CONFIG",
+            spec.brokers.external.as_ref().map(|_| listeners::file()),
+        ),
         ("KAFSCALE_S3_REGION", spec.s3.region.clone()),
         ("KAFSCALE_S3_ENDPOINT", spec.s3.endpoint.clone()),
         ("KAFSCALE_S3_READ_BUCKET", spec.s3.read_bucket.clone()),
@@ -345,7 +393,24 @@ fn environment(cluster: &KafscaleCluster) -> Result<Vec<Value>, SpecError> {
     Ok(variables)
 }
 
-fn from_field(name: &str, path: &str) -> Value {
+/// Host and port that clients are told, as far as they are not in the broker's file of [`listeners`].
+fn advertised(cluster: &KafscaleCluster) -> (Option<String>, Option<String>) {
+    let brokers = &cluster.spec.brokers;
+    let external = brokers.external.as_ref().map(|external| external.kind);
+    let (host, port) = match external {
+        None => {
+            let (service, namespace) = (headless_name(cluster), cluster.namespace().unwrap_or_default());
+            (Some(format!("$(POD_NAME).{service}.{namespace}.svc")), Some(KAFKA_PORT))
+        }
+        Some(ExternalType::NodePort) => (Some("$(HOST_IP)".to_string()), None),
+        Some(ExternalType::LoadBalancer) => (None, None),
+    };
+    let port = brokers.advertised_port.or(port).map(|port| port.to_string());
+    (brokers.advertised_host.clone().or(host), port)
+}
+
+/// A variable with what the pod's own object says.
+pub fn from_field(name: &str, path: &str) -> Value {
     json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}})
 }
 
@@ -405,7 +470,14 @@ fn autoscaler(cluster: &KafscaleCluster) -> Option<Value> {
     }))
 }
 
-fn put<T: serde::Serialize>(object: &mut Value, key: &str, value: &Option<T>) {
+fn append(list: &mut Value, item: Value) {
+    if let Some(list) = list.as_array_mut() {
+        list.push(item);
+    }
+}
+
+/// Says a field if there is something to say.
+pub fn put<T: serde::Serialize>(object: &mut Value, key: &str, value: &Option<T>) {
     if let Some(value) = value {
         object
             .as_object_mut()

@@ -2,8 +2,11 @@
 
 mod crd;
 mod desired;
+mod etcd;
 mod leader;
+mod listeners;
 mod metrics;
+mod nodes;
 mod reconcile;
 mod settings;
 mod status;
@@ -13,12 +16,24 @@ mod writes;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-const COMMANDS: &str = "kafscale-operator run    reconciles until SIGTERM
-kafscale-operator crds   prints the definitions of the custom resources
+const COMMANDS: &str = "\
+kafscale-operator run               reconciles until SIGTERM
+kafscale-operator crds              prints the definitions of the custom resources
+kafscale-operator etcd-snapshot     takes a snapshot of etcd and uploads it: what the operator's CronJob runs
+kafscale-operator etcd-defragment   defragments etcd, one member after another: likewise
+kafscale-operator etcd-restore      fills the empty volume of a member of etcd: likewise, before the member starts
 ";
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    // For all that speaks TLS here. It fails only if there is one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match std::env::args().nth(1).as_deref() {
+        Some("etcd-snapshot") => return tool(etcd::tools::snapshot()),
+        Some("etcd-defragment") => return tool(etcd::tools::defragment()),
+        Some("etcd-restore") => return tool(etcd::tools::restore()),
+        _ => {}
+    }
     let outcome = match std::env::args().nth(1).as_deref() {
         Some("crds") => crd::definitions()
             .map(|text| print!("{text}"))
@@ -35,13 +50,34 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<(), String> {
-    let settings = settings::read(|name| std::env::var(name).ok()).map_err(|error| error.to_string())?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
+/// Runs a command of etcd to its end. Its last line says why it failed: Kubernetes shows it, and the operator reads it.
+fn tool(work: impl std::future::Future<Output = Result<(), etcd::tools::ToolError>>) -> ExitCode {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(work) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| error.to_string())?;
-    runtime.block_on(serve(settings))
+        .map_err(|error| error.to_string())
+}
+
+fn run() -> Result<(), String> {
+    let settings = settings::read(|name| std::env::var(name).ok()).map_err(|error| error.to_string())?;
+    runtime()?.block_on(serve(settings))
 }
 
 async fn serve(settings: settings::Settings) -> Result<(), String> {
@@ -66,7 +102,11 @@ async fn serve(settings: settings::Settings) -> Result<(), String> {
     let writes = writes::Writes::new(leadership.clone(), metrics.clone(), settings.stop_after_writes);
     let context = Arc::new(reconcile::Context::new(
         client.clone(),
-        settings.broker_image,
+        desired::Images {
+            broker: settings.broker_image,
+            etcd: settings.etcd_image,
+            operator: settings.operator_image,
+        },
         settings.watched_namespace,
         metrics,
         writes,

@@ -3,22 +3,27 @@
 //! Every step may be the last before a crash: each is idempotent, and the next round starts from the beginning.
 
 use crate::crd::{ClusterStatus, KafscaleCluster};
-use crate::desired::{self, Desired};
+use crate::desired::{self, Desired, Images, Stamps};
+use crate::etcd::{findings, objects as etcd, secrets};
+use crate::listeners::{self, Listeners};
 use crate::metrics::Metrics;
-use crate::status::status;
+use crate::nodes;
+use crate::status::{status, Found};
 use crate::writes::{WriteError, Writes};
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::{json, Value};
@@ -51,6 +56,9 @@ pub enum ReconcileError {
     /// A broker refuses, or cannot be reached.
     #[error("{0}")]
     Kafka(#[from] crate::topic::kafka::KafkaError),
+    /// No certificate can be made.
+    #[error("certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
     /// An object of ours that is none.
     #[error("an object without {0}")]
     Malformed(&'static str),
@@ -74,8 +82,8 @@ pub fn as_ourselves() -> PatchParams {
 pub struct Context {
     /// The API server.
     pub client: Client,
-    /// The broker's image where a spec names none.
-    pub image: String,
+    /// Where a spec names none.
+    pub images: Images,
     /// The only namespace that is looked at; none: all.
     pub namespace: Option<String>,
     /// What happens is counted here.
@@ -89,7 +97,7 @@ impl Context {
     /// What all rounds share.
     pub fn new(
         client: Client,
-        image: String,
+        images: Images,
         namespace: Option<String>,
         metrics: Arc<Metrics>,
         writes: Writes,
@@ -101,7 +109,7 @@ impl Context {
         Context {
             recorder: Recorder::new(client.clone(), reporter),
             client,
-            image,
+            images,
             namespace,
             metrics,
             writes,
@@ -170,6 +178,12 @@ pub async fn run(context: Arc<Context>) {
         .owns(context.watched::<ServiceAccount>(), everything())
         .owns(context.watched::<PodDisruptionBudget>(), everything())
         .owns(context.watched::<HorizontalPodAutoscaler>(), everything())
+        .owns(context.watched::<CronJob>(), everything())
+        .watches(
+            context.watched::<Pod>(),
+            everything().labels("app.kubernetes.io/name=kafscale-broker"),
+            cluster_of,
+        )
         .run(reconcile, on_error, context)
         .for_each(|_| async {})
         .await;
@@ -187,44 +201,92 @@ async fn reconcile(cluster: Arc<KafscaleCluster>, context: Arc<Context>) -> Resu
     if cluster.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let found = match desired::desired(&cluster, &context.image) {
-        Ok(desired) => Ok(carry_out(&cluster, &desired, &context).await?),
+    let namespace = cluster.namespace().ok_or(ReconcileError::Malformed("namespace"))?;
+    let stamps = match etcd::is_managed(&cluster) {
+        true => secrets::keep(&cluster, &namespace, &context).await?,
+        false => Stamps::default(),
+    };
+    let listeners = listeners::keep(&cluster, &namespace, &context).await?;
+    let stamps = Stamps {
+        listeners: listeners
+            .as_ref()
+            .map_or(String::new(), |listeners| listeners.stamp.clone()),
+        ..stamps
+    };
+    let found = match desired::desired(&cluster, &context.images, &stamps) {
+        Ok(desired) => Ok(carry_out(&cluster, &desired, listeners, &namespace, &context).await?),
         Err(error) => Err(error),
     };
-    let told = status(&cluster, found.as_ref().map(Option::as_ref), Time(Timestamp::now()));
+    let told = status(&cluster, found.as_ref(), Time(Timestamp::now()));
     tell(&cluster, told, &context).await?;
     Ok(Action::requeue(RESYNC))
 }
 
-/// Applies all objects; returns the StatefulSet as it is now.
+/// Applies all objects; returns what is there now.
 async fn carry_out(
     cluster: &KafscaleCluster,
     desired: &Desired,
+    listeners: Option<Listeners>,
+    namespace: &str,
     context: &Context,
-) -> Result<Option<StatefulSet>, ReconcileError> {
-    let namespace = cluster.namespace().ok_or(ReconcileError::Malformed("namespace"))?;
-    for object in &desired.objects {
-        apply(cluster, object, &namespace, context).await?;
+) -> Result<Found, ReconcileError> {
+    for object in &desired.etcd {
+        apply(cluster, object, namespace, context).await?;
     }
     let name = desired::name(cluster);
-    let sets = Api::<StatefulSet>::namespaced(context.client.clone(), &namespace);
-    // None: they are the autoscaler's.
-    if let Some(replicas) = desired.replicas {
-        remove_autoscaler(cluster, &namespace, context).await?;
-        let patch = json!({
-            "apiVersion": "apps/v1", "kind": "StatefulSet",
-            "metadata": {"name": name}, "spec": {"replicas": replicas},
-        });
-        let parameters = PatchParams::apply(REPLICAS_MANAGER).force();
-        let patch = Patch::Apply(patch);
-        context
-            .write("set the number of brokers", sets.patch(&name, &parameters, &patch))
-            .await?;
+    let sets = Api::<StatefulSet>::namespaced(context.client.clone(), namespace);
+    let get = || async { sets.get_opt(&name).await.map_err(doing("get the StatefulSet")) };
+    let etcd = match etcd::is_managed(cluster) {
+        true => Some(findings::find(cluster, namespace, context).await?),
+        false => None,
+    };
+    let mut brokers = get().await?;
+    // Brokers without an etcd end, again and again. Once there are some, they are kept whatever etcd does.
+    let etcd_serves = brokers.is_some() || etcd.as_ref().is_none_or(findings::Etcd::has_majority);
+    let have_addresses = listeners.as_ref().is_none_or(|listeners| listeners.pending.is_empty());
+    if etcd_serves && have_addresses {
+        apply_brokers(cluster, desired, namespace, context).await?;
+        brokers = get().await?;
+        listeners::sweep(cluster, namespace, context).await?;
     }
-    sets.get_opt(&name).await.map_err(doing("get the StatefulSet"))
+    Ok(Found {
+        brokers,
+        etcd,
+        listeners,
+        complaints: nodes::complaints(cluster, namespace, context).await?,
+    })
 }
 
-async fn apply(
+async fn apply_brokers(
+    cluster: &KafscaleCluster,
+    desired: &Desired,
+    namespace: &str,
+    context: &Context,
+) -> Result<(), ReconcileError> {
+    for object in &desired.objects {
+        apply(cluster, object, namespace, context).await?;
+    }
+    // None: they are the autoscaler's.
+    let Some(replicas) = desired.replicas else {
+        return Ok(());
+    };
+    remove_autoscaler(cluster, namespace, context).await?;
+    let name = desired::name(cluster);
+    let patch = Patch::Apply(json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet",
+        "metadata": {"name": name}, "spec": {"replicas": replicas},
+    }));
+    let sets = Api::<StatefulSet>::namespaced(context.client.clone(), namespace);
+    let parameters = PatchParams::apply(REPLICAS_MANAGER).force();
+    let write = sets.patch(&name, &parameters, &patch);
+    context.write("set the number of brokers", write).await.map(|_| ())
+}
+
+/// Says what an object has to be like, unless somebody else's has its name.
+///
+/// # Errors
+/// If it is somebody else's, or the API server refuses.
+pub async fn apply(
     cluster: &KafscaleCluster,
     object: &Value,
     namespace: &str,
@@ -250,7 +312,8 @@ async fn apply(
     Ok(())
 }
 
-fn belongs(metadata: &ObjectMeta, cluster: &KafscaleCluster) -> bool {
+/// Whether an object is owned by `cluster`.
+pub fn belongs(metadata: &ObjectMeta, cluster: &KafscaleCluster) -> bool {
     metadata
         .owner_references
         .iter()
@@ -269,16 +332,25 @@ async fn remove_autoscaler(
     let Some(ours) = there.filter(|there| belongs(&there.metadata, cluster)) else {
         return Ok(());
     };
-    // Only the one that was looked at: another of this name may belong to somebody else.
+    remove(&api, ours.metadata, context).await
+}
+
+/// Deletes an object that was looked at, and no other one of its name.
+///
+/// # Errors
+/// If the API server refuses.
+pub async fn remove<K>(api: &Api<K>, metadata: ObjectMeta, context: &Context) -> Result<(), ReconcileError>
+where
+    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
     let only = Preconditions {
-        uid: ours.metadata.uid,
+        uid: metadata.uid,
         resource_version: None,
     };
     let parameters = DeleteParams::default().preconditions(only);
-    let outcome = context
-        .write("delete the autoscaler", api.delete(&name, &parameters))
-        .await;
-    match outcome {
+    let name = metadata.name.unwrap_or_default();
+    let what = format!("delete {} {name}", K::kind(&()));
+    match context.write(what, api.delete(&name, &parameters)).await {
         Ok(_) => Ok(()),
         // Somebody else was faster.
         Err(ReconcileError::Kube(_, error)) if matches!(&*error, kube::Error::Api(refusal) if refusal.code == 404) => {
@@ -300,19 +372,22 @@ async fn tell(cluster: &KafscaleCluster, told: ClusterStatus, context: &Context)
     context
         .write("write the status", api.patch_status(&name, &parameters, &patch))
         .await?;
-    let ready = |status: &ClusterStatus| {
-        status
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == "Ready")
-            .cloned()
-    };
-    let before = cluster.status.as_ref().and_then(ready);
-    let Some(now) = ready(&told).filter(|now| before.is_none_or(|before| before.reason != now.reason)) else {
-        return Ok(());
-    };
-    context
-        .publish(cluster, now.status == "True", now.reason, now.message)
-        .await;
+    for now in &told.conditions {
+        let before = cluster.status.iter().flat_map(|status| &status.conditions);
+        let same = |before: &&Condition| before.type_ == now.type_ && before.reason == now.reason;
+        // What is well is told of the whole cluster only.
+        let worth_it = now.type_ == "Ready" || now.status == "False";
+        if worth_it && before.filter(same).count() == 0 {
+            let (reason, message) = (now.reason.clone(), now.message.clone());
+            context.publish(cluster, now.status == "True", reason, message).await;
+        }
+    }
     Ok(())
+}
+
+/// The cluster whose broker a pod is.
+fn cluster_of(pod: Pod) -> Option<ObjectRef<KafscaleCluster>> {
+    let labels = pod.metadata.labels.as_ref()?;
+    let name = labels.get("app.kubernetes.io/instance")?;
+    Some(ObjectRef::new(name).within(pod.metadata.namespace.as_deref()?))
 }

@@ -7,6 +7,10 @@ use std::time::Duration;
 pub struct Settings {
     /// Image of the brokers where a cluster names none.
     pub broker_image: String,
+    /// Image of etcd where a cluster names none.
+    pub etcd_image: String,
+    /// This program's own image, for what it does to etcd in Jobs.
+    pub operator_image: String,
     /// Where metrics and health are served, as `host:port`.
     pub metrics_address: String,
     /// The only namespace whose resources are looked at; none: all.
@@ -24,12 +28,17 @@ pub struct Settings {
 /// What is printed with the usage.
 pub const USAGE: &str = "\
 KAFSCALE_OPERATOR_BROKER_IMAGE      image of the brokers where a cluster names none (needed)
+KAFSCALE_OPERATOR_IMAGE             this program's own image, for Jobs that look after etcd (needed)
+KAFSCALE_OPERATOR_ETCD_IMAGE        image of etcd where a cluster names none (gcr.io/etcd-development/etcd:v3.6.16)
 KAFSCALE_OPERATOR_NAMESPACE         namespace of the Lease that replicas of the operator share (needed)
 KAFSCALE_OPERATOR_WATCH_NAMESPACE   the only namespace whose resources are looked at (all)
 KAFSCALE_OPERATOR_LEASE_SECONDS     how long a leader may be silent before another takes over, 3 to 300 (15)
 KAFSCALE_OPERATOR_BOOTSTRAP         where brokers are reached ({cluster}-broker.{namespace}.svc:9092)
 KAFSCALE_OPERATOR_METRICS_ADDR      where /metrics, /healthz and /readyz are served (0.0.0.0:8080)
 RUST_LOG                            which lines are logged (info)";
+
+/// What the tests ran with.
+const ETCD_IMAGE: &str = "gcr.io/etcd-development/etcd:v3.6.16";
 
 /// A variable that is missing or cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +68,8 @@ pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Settings, Setti
     };
     Ok(Settings {
         broker_image: needed("KAFSCALE_OPERATOR_BROKER_IMAGE")?,
+        etcd_image: text("KAFSCALE_OPERATOR_ETCD_IMAGE").unwrap_or_else(|| ETCD_IMAGE.to_string()),
+        operator_image: needed("KAFSCALE_OPERATOR_IMAGE")?,
         metrics_address: text("KAFSCALE_OPERATOR_METRICS_ADDR").unwrap_or_else(|| "0.0.0.0:8080".to_string()),
         watched_namespace: text("KAFSCALE_OPERATOR_WATCH_NAMESPACE"),
         lease_namespace: needed("KAFSCALE_OPERATOR_NAMESPACE")?,
@@ -76,6 +87,7 @@ mod tests {
     fn with(changes: &[(&str, &str)]) -> Result<Settings, SettingsError> {
         let mut variables = vec![
             ("KAFSCALE_OPERATOR_BROKER_IMAGE", "kafscale:1"),
+            ("KAFSCALE_OPERATOR_IMAGE", "operator:1"),
             ("KAFSCALE_OPERATOR_NAMESPACE", "kafscale"),
         ];
         variables.extend(changes);
@@ -87,7 +99,11 @@ mod tests {
 
     #[test]
     fn what_is_needed_is_asked_for_by_name() {
-        for name in ["KAFSCALE_OPERATOR_BROKER_IMAGE", "KAFSCALE_OPERATOR_NAMESPACE"] {
+        for name in [
+            "KAFSCALE_OPERATOR_BROKER_IMAGE",
+            "KAFSCALE_OPERATOR_IMAGE",
+            "KAFSCALE_OPERATOR_NAMESPACE",
+        ] {
             assert_eq!(with(&[(name, "")]), Err(SettingsError::Missing(name)));
         }
     }

@@ -188,3 +188,34 @@ fn the_profile_allows_io_uring_and_not_everything() {
         assert!(!allowed.contains(&call), "{call}");
     }
 }
+
+#[test]
+fn the_compose_file_names_settings_and_files_that_exist_and_labels_that_dashboards_know() {
+    let compose: Value = serde_saphyr::from_str(&text("k8s/images/compose.yaml")).unwrap();
+    let settings = text("docs/settings.md");
+    let services = compose["services"].as_object().unwrap();
+    let mut looked_at = 0;
+    for (name, service) in services {
+        let variables = service["environment"].as_object().into_iter().flatten();
+        for (variable, _) in variables.filter(|(variable, _)| variable.starts_with("KAFSCALE_")) {
+            assert!(settings.contains(&format!("`{variable}`")), "{name}: {variable}");
+            looked_at += 1;
+        }
+        let volumes = service["volumes"].as_array().into_iter().flatten();
+        for volume in volumes.filter_map(|volume| volume.as_str().unwrap().strip_prefix('.')) {
+            let file = volume.split(':').next().unwrap();
+            let file = path(&format!("k8s/images/.{file}"));
+            assert!(file.exists(), "{name}: {}", file.display());
+            looked_at += 1;
+        }
+    }
+    assert!(looked_at > 10, "the file is not read right");
+    let prometheus: Value = serde_saphyr::from_str(&text("k8s/images/compose/prometheus.yaml")).unwrap();
+    let given = prometheus["scrape_configs"][0]["static_configs"][0]["labels"]
+        .as_object()
+        .unwrap();
+    let overview = text("k8s/helm/kafscale/dashboards/overview.json");
+    for label in given.keys() {
+        assert!(overview.contains(label), "no dashboard knows {label}");
+    }
+}

@@ -2,7 +2,8 @@
 
 use super::*;
 use k8s_openapi::api::{
-    apps::v1::StatefulSet, autoscaling::v2::HorizontalPodAutoscaler, core::v1::Service, policy::v1::PodDisruptionBudget,
+    apps::v1::StatefulSet, autoscaling::v2::HorizontalPodAutoscaler, batch::v1::CronJob, core::v1::Service,
+    policy::v1::PodDisruptionBudget,
 };
 
 fn minimal() -> Value {
@@ -15,7 +16,17 @@ fn minimal() -> Value {
 }
 
 fn decide(cluster: &Value) -> Result<Desired, SpecError> {
-    desired(&serde_json::from_value(cluster.clone()).unwrap(), "kafscale:1")
+    let images = Images {
+        broker: "kafscale:1".to_string(),
+        etcd: "etcd:3".to_string(),
+        operator: "operator:1".to_string(),
+    };
+    let stamps = Stamps {
+        authorities: "a".to_string(),
+        client_certificate: "b".to_string(),
+        listeners: "c".to_string(),
+    };
+    desired(&serde_json::from_value(cluster.clone()).unwrap(), &images, &stamps)
 }
 
 /// The minimal cluster with one field of its spec set, by JSON pointer. Parents that are missing are made.
@@ -80,9 +91,83 @@ fn a_minimal_cluster_has_three_brokers_and_all_that_they_need() {
     assert_eq!(variable(&desired, "KAFSCALE_CACHE_BYTES"), None);
 }
 
+/// The minimal cluster, whose etcd the operator runs.
+fn managed() -> Value {
+    let mut cluster = minimal();
+    cluster["spec"].as_object_mut().unwrap().remove("etcd");
+    cluster
+}
+
+#[test]
+fn without_endpoints_there_is_an_etcd_and_brokers_that_prove_who_they_are() {
+    assert_eq!(decide(&minimal()).unwrap().etcd, Vec::<Value>::new());
+    let desired = decide(&managed()).unwrap();
+    let endpoint = "https://blue-etcd-client.prod.svc:2379";
+    assert_eq!(variable(&desired, "KAFSCALE_ETCD_ENDPOINTS").unwrap(), endpoint);
+    let certificate = variable(&desired, "KAFSCALE_ETCD_CERT_FILE").unwrap();
+    let mount = &pod(&desired)["containers"][0]["volumeMounts"][1];
+    assert!(certificate.starts_with(mount["mountPath"].as_str().unwrap()));
+    let set = desired
+        .etcd
+        .iter()
+        .find(|object| object["kind"] == "StatefulSet")
+        .unwrap();
+    assert_eq!(set["spec"]["replicas"], 3);
+    let stamp = |set: &Value| set["spec"]["template"]["metadata"]["annotations"].clone();
+    assert_eq!(stamp(set), json!({"kafscale.io/etcd-authorities": "a"}));
+    let brokers = object(&desired, "StatefulSet", "blue-broker");
+    assert_eq!(stamp(&brokers), json!({"kafscale.io/etcd-certificate": "b"}));
+}
+
+#[test]
+fn what_clients_outside_are_told_is_in_the_file_unless_the_spec_says_it() {
+    let told = |external: Option<&str>, more: Value| {
+        let mut cluster = with("brokers", more);
+        if let Some(kind) = external {
+            cluster["spec"]["brokers"]["external"] = json!({"type": kind});
+        }
+        let desired = decide(&cluster).unwrap();
+        let one = |name| variable(&desired, name).unwrap_or_default();
+        let file = one("KAFSCALE_CONFIG").ends_with("/$(KAFSCALE_BROKER_ID).toml");
+        (one("KAFSCALE_BROKER_HOST"), one("KAFSCALE_BROKER_PORT"), file)
+    };
+    let own = json!({"advertisedHost": "$(POD_NAME).example", "advertisedPort": 443});
+    let (host, port) = ("$(POD_NAME).example".to_string(), "443".to_string());
+    let inside = "$(POD_NAME).blue-broker-headless.prod.svc".to_string();
+    assert_eq!(told(None, json!({})), (inside, "9092".to_string(), false));
+    assert_eq!(
+        told(Some("NodePort"), json!({})),
+        ("$(HOST_IP)".to_string(), String::new(), true)
+    );
+    assert_eq!(
+        told(Some("LoadBalancer"), json!({})),
+        (String::new(), String::new(), true)
+    );
+    for external in [None, Some("NodePort"), Some("LoadBalancer")] {
+        assert_eq!(
+            told(external, own.clone()),
+            (host.clone(), port.clone(), external.is_some())
+        );
+    }
+}
+
+#[test]
+fn names_fit_the_longest_name_of_a_cluster() {
+    let mut cluster = managed();
+    cluster["metadata"]["name"] = json!("b".repeat(40));
+    for object in decide(&cluster).unwrap().etcd {
+        let longest = if object["kind"] == "CronJob" { 52 } else { 63 };
+        assert!(
+            object["metadata"]["name"].as_str().unwrap().len() <= longest,
+            "{object}"
+        );
+    }
+}
+
 #[test]
 fn every_object_is_owned_by_the_cluster() {
-    for object in decide(&minimal()).unwrap().objects {
+    let desired = decide(&managed()).unwrap();
+    for object in desired.objects.into_iter().chain(desired.etcd) {
         let owner = &object["metadata"]["ownerReferences"][0];
         assert_eq!(
             (&owner["uid"], &owner["controller"]),
@@ -95,10 +180,13 @@ fn every_object_is_owned_by_the_cluster() {
 
 #[test]
 fn kubernetes_types_accept_every_object() {
-    let cluster = with("brokers/autoscaling", json!({"minReplicas": 3, "maxReplicas": 9}));
-    for object in decide(&cluster).unwrap().objects {
+    let mut cluster = with("brokers/autoscaling", json!({"minReplicas": 3, "maxReplicas": 9}));
+    cluster["spec"]["etcd"] = json!({"restoreSnapshot": "a.db", "storage": {"className": "fast"}});
+    let desired = decide(&cluster).unwrap();
+    for object in desired.objects.into_iter().chain(desired.etcd) {
         let again = match object["kind"].as_str().unwrap() {
             "StatefulSet" => json!(serde_json::from_value::<StatefulSet>(object.clone()).unwrap()),
+            "CronJob" => json!(serde_json::from_value::<CronJob>(object.clone()).unwrap()),
             "Service" => json!(serde_json::from_value::<Service>(object.clone()).unwrap()),
             "PodDisruptionBudget" => json!(serde_json::from_value::<PodDisruptionBudget>(object.clone()).unwrap()),
             "HorizontalPodAutoscaler" => {
@@ -278,7 +366,6 @@ fn options_that_a_type_of_service_does_not_have_are_left_out() {
 #[test]
 fn what_cannot_be_carried_out_is_refused_with_a_reason() {
     for (path, value, reason) in [
-        ("etcd/endpoints", json!([]), "EtcdEndpointsMissing"),
         ("config/cacheSize", json!("much"), "CacheSizeInvalid"),
         ("config/cacheSize", json!("-1"), "CacheSizeInvalid"),
         ("config/env", json!({"KAFSCALE_BROKER_ID": "1"}), "SettingReserved"),

@@ -190,7 +190,7 @@ fn the_pods_are_one_cluster_that_rolls_and_shrinks_without_losing_an_acknowledge
             }
             cluster
         };
-        let mut kubelet = Kubelet::new(&world, directory.path());
+        let mut kubelet = Kubelet::new(&world, directory.path(), "127.0.77");
         world.apply(spec(json!({"image": "kafscale-broker:1"}))).await.unwrap();
         kubelet
             .work_until("three brokers are ready", async |world| {

@@ -8,11 +8,15 @@ mod brokers;
 #[path = "../../../../broker/tests/e2e/client.rs"]
 #[allow(dead_code)] // Some of what the broker's own tests need.
 mod client;
+mod compose;
 mod crashes;
+mod etcd;
 mod fields;
 mod kubelet;
 mod leaders;
 mod life;
+mod listeners;
+mod nodes;
 mod refusals;
 mod topics;
 mod world;

@@ -1,6 +1,6 @@
 //! What the API server refuses by itself, and what it says.
 
-use crate::world::{blue, run, World};
+use crate::world::{blue, managed, run, World};
 use serde_json::{json, Value};
 
 #[test]
@@ -10,7 +10,7 @@ fn bad_clusters_are_refused_with_words_that_help() {
         let world = World::new("refusals").await;
         let mut long = blue(json!({}));
         long["metadata"]["name"] = json!("b".repeat(41));
-        let cases: [(Value, &str); 12] = [
+        let cases: [(Value, &str); 15] = [
             (
                 blue(json!({"brokers": {"replicas": 0}})),
                 "a cluster has 1 to 1000 brokers",
@@ -47,6 +47,12 @@ fn bad_clusters_are_refused_with_words_that_help() {
                 blue(json!({"config": {"segmentBytes": 1}})),
                 "greater than or equal to 16384",
             ),
+            (blue(json!({"etcd": {"endpoints": []}})), "should have at least 1 items"),
+            (
+                blue(json!({"etcd": {"snapshots": {"schedule": "hourly"}}})),
+                "should match",
+            ),
+            (blue(json!({"etcd": {"restoreSnapshot": "../a.db"}})), "should match"),
             (blue(json!({"s3": {"bucket": ""}})), "should be at least 1 chars long"),
             (blue(json!({"s3": null})), "spec.s3"),
             (long, "the name may have 40 characters at most"),
@@ -57,5 +63,10 @@ fn bad_clusters_are_refused_with_words_that_help() {
         }
         let single = blue(json!({"brokers": {"replicas": 1, "advertisedHost": "kafka.example"}}));
         world.apply(single).await.unwrap();
+        let refusal = world.apply(managed(json!({}))).await.unwrap_err();
+        assert!(
+            refusal.contains("etcd.endpoints cannot be added or taken away"),
+            "{refusal}"
+        );
     });
 }

@@ -331,8 +331,11 @@ fn an_operator_killed_between_any_two_writes_gets_to_the_same_topic() {
         let mut client = connect(address).await;
         for stop_after in 1..=WRITES_MAX {
             let world = World::new(&format!("topic-crash-{stop_after}")).await;
-            // No etcd: nothing but the topic is written about, and the cluster's status.
-            world.apply(blue(json!({"etcd": {"endpoints": []}}))).await.unwrap();
+            // No size at all: nothing but the topic is written about, and the cluster's status.
+            world
+                .apply(blue(json!({"config": {"cacheSize": "much"}})))
+                .await
+                .unwrap();
             let name = format!("orders-{stop_after}");
             let says = |partitions: i32, settings: Value| {
                 let spec = json!({"partitions": partitions, "topicName": name, "deletionPolicy": "Delete"});

@@ -170,6 +170,8 @@ impl World {
             .arg("run")
             .env("KUBECONFIG", variable("KAFSCALE_TEST_OPERATOR_KUBECONFIG"))
             .env("KAFSCALE_OPERATOR_BROKER_IMAGE", "kafscale-broker:test")
+            .env("KAFSCALE_OPERATOR_ETCD_IMAGE", "etcd:test")
+            .env("KAFSCALE_OPERATOR_IMAGE", "kafscale-operator:test")
             .env("KAFSCALE_OPERATOR_NAMESPACE", &self.namespace)
             .env("KAFSCALE_OPERATOR_WATCH_NAMESPACE", &self.namespace)
             .env("KAFSCALE_OPERATOR_LEASE_SECONDS", LEASE_SECONDS.to_string())
@@ -197,6 +199,7 @@ fn resource(kind: &str) -> ApiResource {
         "StatefulSet" => ("apps", "v1"),
         "PodDisruptionBudget" => ("policy", "v1"),
         "HorizontalPodAutoscaler" => ("autoscaling", "v2"),
+        "CronJob" | "Job" => ("batch", "v1"),
         "Lease" => ("coordination.k8s.io", "v1"),
         "Role" | "RoleBinding" => ("rbac.authorization.k8s.io", "v1"),
         "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1"),
@@ -251,6 +254,14 @@ pub fn blue(changes: Value) -> Value {
     let mut spec = json!({"s3": {"bucket": "records"}, "etcd": {"endpoints": ["http://etcd:2379"]}});
     merge(&mut spec, changes);
     json!({"apiVersion": "kafscale.io/v1alpha1", "kind": "KafscaleCluster", "metadata": {"name": "blue"}, "spec": spec})
+}
+
+/// `blue` whose etcd the operator runs, with `changes` merged into its spec.
+pub fn managed(changes: Value) -> Value {
+    let mut cluster = blue(json!({}));
+    cluster["spec"].as_object_mut().unwrap().remove("etcd");
+    merge(&mut cluster["spec"], changes);
+    cluster
 }
 
 fn merge(into: &mut Value, changes: Value) {
