@@ -12,3 +12,4 @@ mod kill;
 mod reading;
 mod startup;
 mod support;
+mod unpacked;

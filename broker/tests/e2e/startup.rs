@@ -1,6 +1,7 @@
 //! Starts that cannot be: the broker says what to do and ends with an error.
 
 use crate::support::{broker, free_port, Launch};
+use crate::unpacked::unpack_slots;
 use std::net::TcpListener;
 
 #[test]
@@ -104,7 +105,9 @@ fn an_object_store_that_is_not_the_clusters_is_refused_and_nothing_is_taken_for_
 fn a_start_that_does_not_come_to_its_end_ends_with_an_error_that_says_so() {
     let (directory, launch) = killed_with_a_record();
     // The object that holds the record is damaged: the partition cannot be led, and must not be led as if it were empty.
-    let streams = directory.path().join("data/objects/default/_wal");
+    let objects = directory.path().join("data/objects");
+    unpack_slots(&objects);
+    let streams = objects.join("default/_wal");
     let damaged = std::fs::read_dir(streams)
         .unwrap()
         .flat_map(|stream| std::fs::read_dir(stream.unwrap().path()).unwrap())

@@ -10,3 +10,5 @@ mod second_reader;
 mod setup;
 #[path = "../e2e/support.rs"]
 mod support;
+#[path = "../e2e/unpacked.rs"]
+mod unpacked;

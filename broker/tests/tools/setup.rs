@@ -2,10 +2,9 @@
 
 use crate::client::{batch_of, now_ms, Client};
 use crate::support::{Broker, Launch, PATIENCE, PAUSE};
+use crate::unpacked::unpack_slots;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::record_batch::BatchBuilder;
-use kafscale_storage_engine::object_store::local::LocalStore;
-use kafscale_storage_engine::object_store::ObjectStore;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -109,10 +108,7 @@ impl Place {
     /// The slots, each as a file: those of a directory are taken out of their packs. No broker may be running.
     pub fn slots(&self) -> Vec<PathBuf> {
         if self.bucket.is_none() {
-            let objects = self.objects.clone();
-            let executor = glommio::LocalExecutorBuilder::default();
-            let unpacked = executor.spawn(move || async move { unpack_slots(&objects).await });
-            unpacked.unwrap().join().unwrap();
+            unpack_slots(&self.objects);
         }
         self.files("/_wal/", ".wal")
     }
@@ -155,19 +151,6 @@ impl Said {
             self.errors,
             self.lines
         );
-    }
-}
-
-async fn unpack_slots(objects: &Path) {
-    let store = LocalStore::open(objects).unwrap();
-    for slot in store.list("default/_wal/", None, usize::MAX).await.unwrap().objects {
-        let path = objects.join(&slot.key);
-        if !path.exists() {
-            let content = store.get_range(&slot.key, 0..u64::MAX).await.unwrap();
-            store.delete(&[slot.key]).await.unwrap();
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, content).unwrap();
-        }
     }
 }
 

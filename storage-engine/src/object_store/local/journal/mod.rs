@@ -29,7 +29,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// How large things may become.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Blocks of a pack, at most [`BLOCKS_MAX`].
+    /// Blocks of a pack, at most [`BLOCKS_MAX`]; fewer where the disk has no room for so many.
     pub pack_blocks: u32,
     /// Bytes of an object in a pack at most. Larger ones are files of their own.
     pub object_bytes: u64,
@@ -90,6 +90,8 @@ struct Pack {
     /// Who reads or writes has a share of it, and as long nobody uses the pack again.
     file: Arc<File>,
     state: PackState,
+    /// Blocks that are set aside for it.
+    blocks: u32,
     /// First block that nothing was written to in this life.
     end: u32,
     /// Objects in it.
@@ -266,7 +268,7 @@ impl Journal {
 
     /// Finds room for an entry.
     fn place(&self, key: &str, len: u64) -> io::Result<Place> {
-        let blocks = EntryHeader::blocks(key, len);
+        let blocks = u32::try_from(EntryHeader::blocks(key, len)).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let mut state = self.lock();
         let State {
             packs,
@@ -275,10 +277,10 @@ impl Journal {
             next_seq,
             ..
         } = &mut *state;
-        let fits = |pack: &Pack| u64::from(pack.end) + blocks <= u64::from(self.limits.pack_blocks);
+        let fits = |pack: &Pack| pack.blocks.saturating_sub(pack.end) >= blocks;
         let number = match *current {
             Some(number) if packs.get(&number).is_some_and(fits) => number,
-            _ => self.next_pack(packs, *current, next_pack)?,
+            _ => self.next_pack(packs, *current, next_pack, blocks)?,
         };
         *current = Some(number);
         let pack = packs.get_mut(&number).ok_or(io::ErrorKind::NotFound)?;
@@ -286,7 +288,7 @@ impl Journal {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         let block = pack.end;
-        pack.end += blocks as u32;
+        pack.end += blocks;
         pack.in_flight.insert(block);
         let seq = *next_seq;
         *next_seq += 1;
@@ -307,13 +309,18 @@ impl Journal {
     }
 
     /// A pack with nothing in it: one that was used before, or a new one.
-    fn next_pack(&self, packs: &mut BTreeMap<u64, Pack>, current: Option<u64>, next: &mut u64) -> io::Result<u64> {
-        let bytes = u64::from(self.limits.pack_blocks) * BLOCK as u64;
+    fn next_pack(
+        &self,
+        packs: &mut BTreeMap<u64, Pack>,
+        current: Option<u64>,
+        next: &mut u64,
+        needed: u32,
+    ) -> io::Result<u64> {
         let spare = packs
             .iter_mut()
             .find(|(number, pack)| Some(**number) != current && pack.is_spare() && Arc::strong_count(&pack.file) == 1);
         if let Some((number, pack)) = spare {
-            self.disk.reserve(&pack.file, bytes)?;
+            pack.blocks = self.set_aside(&pack.file, needed)?;
             pack.state = PackState::new(draw_life()?, pack.state.revision);
             pack.end = STATE_BLOCKS;
             self.write_state(pack)?;
@@ -323,7 +330,7 @@ impl Journal {
         *next += 1;
         let path = self.pack_path(number);
         let temporary = path.with_extension("new");
-        let made = self.make_pack(&temporary, bytes);
+        let made = self.make_pack(&temporary, needed);
         let named = made.and_then(|pack| self.disk.rename(&temporary, &path).map(|()| pack));
         let pack = named.inspect_err(|_| match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -336,12 +343,29 @@ impl Journal {
         Ok(number)
     }
 
-    fn make_pack(&self, path: &Path, bytes: u64) -> io::Result<Pack> {
+    /// Sets as many blocks aside as there is room for, up to the size of a pack, and at least those for an entry.
+    fn set_aside(&self, file: &File, needed: u32) -> io::Result<u32> {
+        let least = STATE_BLOCKS + needed;
+        let mut blocks = self.limits.pack_blocks;
+        loop {
+            match self.disk.reserve(file, u64::from(blocks) * BLOCK as u64) {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull && blocks > least => {
+                    // It may have got some of it.
+                    file.set_len(u64::from(STATE_BLOCKS) * BLOCK as u64)?;
+                    blocks = (blocks / 2).max(least);
+                }
+                reserved => return reserved.map(|()| blocks),
+            }
+        }
+    }
+
+    fn make_pack(&self, path: &Path, needed: u32) -> io::Result<Pack> {
         let file = blocks::create(path)?;
-        self.disk.reserve(&file, bytes)?;
+        let blocks = self.set_aside(&file, needed)?;
         let mut pack = Pack {
             file: Arc::new(file),
             state: PackState::new(draw_life()?, 0),
+            blocks,
             end: STATE_BLOCKS,
             live: 0,
             in_flight: BTreeSet::new(),

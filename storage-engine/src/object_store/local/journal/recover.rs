@@ -132,6 +132,7 @@ fn scan(file: File) -> io::Result<(Pack, Vec<(u32, EntryHeader)>)> {
     let pack = Pack {
         file: Arc::new(file),
         state,
+        blocks: end,
         end,
         live: 0,
         in_flight: BTreeSet::new(),

@@ -159,6 +159,45 @@ fn an_object_that_nobody_vouches_for_counts_if_its_sum_is_right() {
     assert_eq!(content(&open(&directory).unwrap(), "wrong"), None);
 }
 
+/// A disk with room for packs of so many blocks.
+#[derive(Debug)]
+struct SmallDisk(Mutex<u64>);
+
+impl Disk for SmallDisk {
+    fn reserve(&self, file: &File, bytes: u64) -> io::Result<()> {
+        match bytes / BLOCK as u64 > *self.0.lock().unwrap() {
+            true => Err(rustix::io::Errno::NOSPC.into()),
+            false => RealDisk.reserve(file, bytes),
+        }
+    }
+}
+
+#[test]
+fn where_there_is_little_room_packs_are_smaller_and_where_there_is_none_nothing_is_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Arc::new(SmallDisk(Mutex::new(7)));
+    let journal = Journal::open(directory.path().join("packs"), disk.clone(), SMALL).unwrap();
+    let keys: Vec<String> = (0..8).map(|at| format!("a/{at}")).collect();
+    keys.iter().for_each(|key| create(&journal, key, &[1; 4000]).unwrap());
+    // 24 blocks and 12 do not fit; of 6, two tell the state.
+    assert_eq!(packs(&directory).len(), 2);
+    // An entry of five blocks makes a pack of seven.
+    create(&journal, "large", &[2; 20_000]).unwrap();
+    *disk.0.lock().unwrap() = 2;
+    let refused = create(&journal, "none", &[3; 4000]);
+    assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+    assert_eq!(packs(&directory).len(), 3);
+    // What was emptied is used again once there is room for it.
+    assert_eq!(journal.delete(&keys).unwrap(), [true; 8]);
+    *disk.0.lock().unwrap() = 24;
+    create(&journal, "again", &[4; 30_000]).unwrap();
+    assert_eq!(content(&journal, "again").unwrap(), [4; 30_000][..]);
+    drop(journal);
+    let journal = open(&directory).unwrap();
+    assert_eq!(content(&journal, "large").unwrap(), [2; 20_000][..]);
+    assert_eq!(content(&journal, "again").unwrap(), [4; 30_000][..]);
+}
+
 /// The real disk, which knows what a power loss would leave of it, and whose writes can fail.
 #[derive(Debug, Default)]
 struct CrashDisk {
