@@ -3,7 +3,7 @@
 # k8s/images/compose.yaml says, with podman, where no registry of images can be reached.
 #
 # Needs root, as networks of containers do. Everything is in .cache/images, apart from other images of this machine: some
-# gigabytes, which can be deleted. The first run takes a quarter of an hour, one without changes a minute. Ports 9092 and 9093
+# gigabytes, which can be deleted. The first run takes twenty minutes, one without changes a minute. Ports 9092 and 9093
 # of loopback must be free.
 set -euo pipefail
 cd "$(dirname "$0")/.."
