@@ -20,7 +20,7 @@ LIMITS_ARGS ?=
 # Of `make bench-check`: --update writes a new baseline.
 CHECK_ARGS ?=
 
-.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster failover scale demo compat groups second-s3 k8s bench bench-compare bench-agree bench-limits bench-check test-produce-consume test-consumer-group
+.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster failover scale demo compat groups second-s3 k8s images bench bench-compare bench-agree bench-limits bench-check test-produce-consume test-consumer-group
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-22s %s\n", $$1, $$2 }'
@@ -86,6 +86,9 @@ second-s3: ## The object store and a broker that is killed, with an S3 server th
 
 k8s: ## The operator against a real Kubernetes API server, which the first run builds from source
 	@ci/k8s.sh
+
+images: ## Build the images with stand-ins for their bases, and run them as the compose file says; needs root, podman is installed
+	@ci/images.sh
 
 test-produce-consume: ## kcat writes records and reads them back, also after a restart
 	@ci/compat.sh produce-consume

@@ -42,6 +42,8 @@ if ! command -v cargo >/dev/null; then
   # shellcheck disable=SC1091
   . "$HOME/.cargo/env"
 fi
-cargo fmt --version >/dev/null 2>&1 || retry rustup component add rustfmt
-cargo clippy --version >/dev/null 2>&1 || retry rustup component add clippy
+if [ "${1:-build}" = test ]; then
+  cargo fmt --version >/dev/null 2>&1 || retry rustup component add rustfmt
+  cargo clippy --version >/dev/null 2>&1 || retry rustup component add clippy
+fi
 retry cargo fetch --locked --quiet

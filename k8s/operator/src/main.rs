@@ -39,6 +39,10 @@ fn main() -> ExitCode {
             .map(|text| print!("{text}"))
             .map_err(|error| error.to_string()),
         Some("run") => run(),
+        Some("--help" | "-h") => {
+            print!("{COMMANDS}\n{}", settings::USAGE);
+            Ok(())
+        }
         _ => Err(format!("{COMMANDS}\n{}", settings::USAGE)),
     };
     match outcome {
