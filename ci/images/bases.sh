@@ -61,6 +61,7 @@ for attempt in 1 2 3; do
   rm -rf "$dir/debian"
   sleep $((attempt * 3))
 done
+[ -d "$dir/debian" ] || { echo "Debian could not be built" >&2; exit 1; }
 
 # Distroless: the files of its packages and nothing of what they depend on, so there is no shell.
 mkdir -p "$dir"/distroless/usr/{bin,sbin,lib,lib64} "$dir/distroless/etc"
