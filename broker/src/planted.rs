@@ -40,6 +40,8 @@ pub enum Bug {
     TrimUnderSuccessor,
     /// A segment is taken for recorded although the partition has another owner.
     RollUnfenced,
+    /// A segment's times are written before the segment, and stay when it comes out otherwise.
+    TimesFirst,
 }
 
 #[cfg(feature = "planted-bugs")]

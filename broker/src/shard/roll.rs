@@ -6,6 +6,7 @@ use super::roll_policy::{self, Facts, Limits};
 use super::segments::{given_up, SegmentRef};
 use super::takeover::ClaimError;
 use super::{OpenStream, Shard};
+use crate::planted::{self, Bug};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use kafscale_codec::record_batch;
@@ -21,6 +22,9 @@ const BYTES_AT_ONCE: u64 = 64 << 20;
 
 /// Partitions rolled in one round of housekeeping, so that merging and trimming have their turn.
 const PER_ROUND: usize = 256;
+
+/// How often a segment's time sidecar is put in the place of another.
+const TIMES_ATTEMPTS: usize = 3;
 
 /// Groups of neighbours rolled in one round because the stream has too many runs.
 const GROUPS_OF_TOO_MANY_RUNS: usize = 4;
@@ -196,12 +200,15 @@ impl Shard {
                 return Ok(Written::IndexReaches(last));
             }
         }
-        self.create_settled(&name(Part::Kfst), vec![segment.kfst.clone()])
-            .await?;
-        if self
+        if planted::is(Bug::TimesFirst) {
+            self.create_settled(&name(Part::Kfst), vec![segment.kfst.clone()])
+                .await?;
+        }
+        let created = self
             .create_settled_summed(&name(Part::Kfs), segment.kfs, segment.kfs_crc32c)
-            .await?
-        {
+            .await?;
+        if created {
+            self.write_times(&name(Part::Kfst), &segment.kfst).await?;
             let max_timestamp = segment::parse_max_timestamp(&segment.kfst).map_err(damaged)?;
             let segment_ref = SegmentRef {
                 bytes,
@@ -212,11 +219,33 @@ impl Shard {
         // An attempt that died, or another owner's: the same records, perhaps fewer or more. It tells where it ends.
         let suffix = self.store.get_suffix(&name(Part::Kfs), FOOTER_LEN as u64).await?;
         let next_offset = segment::parse_footer(&suffix.bytes).map_err(damaged)?;
+        if next_offset == segment.next_offset {
+            self.write_times(&name(Part::Kfst), &segment.kfst).await?;
+        }
         let segment_ref = SegmentRef {
             bytes: suffix.object_len,
             max_timestamp: None,
         };
         Ok(Written::Until(next_offset, segment_ref))
+    }
+
+    /// Puts the time sidecar beside a segment that is there. Only then: an attempt that died may have meant to write
+    /// fewer records or more, and its times would let retention take the segment for older than it is. Brokers that
+    /// put the sidecar first may have left one; it gives way.
+    async fn write_times(&self, name: &str, times: &Bytes) -> Result<(), StoreError> {
+        for _ in 0..TIMES_ATTEMPTS {
+            if self.create_settled(name, vec![times.clone()]).await? || planted::is(Bug::TimesFirst) {
+                return Ok(());
+            }
+            match self.store.get_range(name, 0..u64::MAX).await {
+                Ok(found) if found == *times => return Ok(()),
+                Ok(_) => self.store.delete(&[name.to_string()]).await?,
+                Err(StoreError::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        log::warn!("{name} is written by somebody else again and again; it is left to them");
+        Ok(())
     }
 
     /// Creates an object whose content is settled by its name. `false` if it was there already.

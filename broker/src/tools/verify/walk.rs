@@ -80,6 +80,16 @@ async fn one_segment(
         output.note("unfinished", &name.key(place.namespace(), Part::Index), why)?;
         return Ok(());
     }
+    // A deletion that was interrupted leaves parts of it.
+    if gone
+        && facts
+            .next_offset
+            .is_none_or(|next| record.is_some_and(|record| next <= record.log_start_offset))
+    {
+        walked.orphans += 1;
+        output.note("leftover", &kfs, "the log starts behind it; nobody reads it")?;
+        return Ok(());
+    }
     for (key, why) in &facts.problems {
         output.problem("segment", key, why)?;
     }
