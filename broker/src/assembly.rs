@@ -57,6 +57,12 @@ pub struct Tuning {
     pub delete_grace: Duration,
     /// A put that has not succeeded for this long gives its stream up; far below the day that a fence lasts.
     pub put_give_up: Duration,
+    /// How long a fence outlives its stream: whoever could still write to a slot of it has given up long before.
+    pub fence_life: Duration,
+    /// A leader that was away from the metastore for longer than this no longer reads; far below the fence's life.
+    pub away_max: Duration,
+    /// How often a partition's retention is looked at.
+    pub retention_interval: Duration,
 }
 
 impl Default for Tuning {
@@ -70,6 +76,9 @@ impl Default for Tuning {
             reconcile_interval: Duration::from_secs(10),
             delete_grace: Duration::from_secs(60),
             put_give_up: Duration::from_secs(15 * 60),
+            fence_life: Duration::from_secs(24 * 60 * 60),
+            away_max: Duration::from_secs(12 * 60 * 60),
+            retention_interval: Duration::from_secs(60),
         }
     }
 }
@@ -377,6 +386,9 @@ impl Assembly {
             segment_small_ms: settings.segment_small_ms as i64,
             delete_grace: tuning.delete_grace,
             put_give_up: tuning.put_give_up,
+            fence_life: tuning.fence_life,
+            away_max: tuning.away_max,
+            retention_interval: tuning.retention_interval,
             topic_defaults: self.topic_defaults.clone(),
         }
     }

@@ -8,9 +8,6 @@ use kafscale_storage_engine::wal::{self, StreamId};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// A fence outlives every writer that could still try its slot; writers give up within minutes.
-const FENCE_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
-
 /// Something that nothing refers to any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deletion {
@@ -79,6 +76,8 @@ pub struct Grace {
     pub now_ms: i64,
     /// How long objects outlive the last reference, for readers that planned with them.
     pub delete_grace: Duration,
+    /// How long a fence outlives its stream. It must outlive every writer that could still try its slot.
+    pub fence_life: Duration,
 }
 
 impl Grace {
@@ -122,7 +121,7 @@ fn of_stream(stream: u64, record: Versioned<StreamRecord>, grace: Grace) -> Opti
     let StreamState::Sealed { end_seq, sealed_ms } = record.value.state else {
         return Some(Deletion::EndStream(stream));
     };
-    if grace.is_past(sealed_ms, FENCE_RETENTION) {
+    if grace.is_past(sealed_ms, grace.fence_life) {
         let mod_revision = record.mod_revision;
         return Some(Deletion::ForgetStream { stream, mod_revision });
     }
@@ -145,6 +144,7 @@ mod tests {
         Grace {
             now_ms: NOW_MS,
             delete_grace: Duration::from_secs(60),
+            fence_life: Duration::from_secs(24 * 60 * 60),
         }
     }
 

@@ -156,6 +156,7 @@ impl Reconciler {
         Grace {
             now_ms: self.shard.runtime.wall_clock_ms(),
             delete_grace: self.shard.config.delete_grace,
+            fence_life: self.shard.config.fence_life,
         }
     }
 

@@ -31,6 +31,11 @@ impl Runtime for GlommioRuntime {
         self.start.elapsed()
     }
 
+    fn boot_time(&self) -> Instant {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
+    }
+
     fn wall_clock_ms(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         since.map_or(0, |since| since.as_millis() as i64)

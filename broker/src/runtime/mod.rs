@@ -13,6 +13,12 @@ pub trait Runtime {
     /// Monotonic time.
     fn now(&self) -> Instant;
 
+    /// Monotonic time that also counts while the machine is suspended, since an arbitrary start of its own. It bounds how
+    /// long a broker was away; it cannot be compared with [`Runtime::now`].
+    fn boot_time(&self) -> Instant {
+        self.now()
+    }
+
     /// Milliseconds since the Unix epoch, for records and logs only: nothing safe may rest on it.
     fn wall_clock_ms(&self) -> i64;
 

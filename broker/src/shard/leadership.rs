@@ -16,10 +16,6 @@ use kafscale_storage_engine::wal::decide::SlotContent;
 use kafscale_storage_engine::wal::{self, StreamId};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Duration;
-
-/// A fence stays for a day. Who was away for longer than half of it does not look for one.
-const AWAY_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// Reads that wait for the next look into the store; each look answers those that came before it.
 #[derive(Default)]
@@ -90,7 +86,7 @@ impl Shard {
         else {
             return Ok(None);
         };
-        if self.runtime.now().saturating_sub(self.registration.until()) > AWAY_MAX {
+        if self.runtime.now().saturating_sub(self.registration.until()) > self.config.away_max {
             return Ok(Some(stream));
         }
         let namespace = &self.config.namespace;

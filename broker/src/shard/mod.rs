@@ -102,6 +102,12 @@ pub struct ShardConfig {
     pub delete_grace: Duration,
     /// How long a slot's put is retried before the stream is given up.
     pub put_give_up: Duration,
+    /// How long a fence outlives its stream.
+    pub fence_life: Duration,
+    /// A leader that was away from the metastore for longer than this no longer reads.
+    pub away_max: Duration,
+    /// How often a partition's retention is looked at.
+    pub retention_interval: Duration,
     /// Defaults of topic settings, by Kafka's names.
     pub topic_defaults: Arc<BTreeMap<String, String>>,
 }

@@ -5,10 +5,6 @@ use super::takeover::ClaimError;
 use super::Shard;
 use kafscale_storage_engine::partition_log::PartitionKey;
 use kafscale_storage_engine::segment::{self, Part};
-use std::time::Duration;
-
-/// How often a partition's retention is looked at.
-const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Partitions looked at in one round of housekeeping: after a claim of thousands each takes a listing.
 const PER_ROUND: usize = 50;
@@ -25,7 +21,7 @@ impl Shard {
                 let limited = partition.config.retention_ms.is_some() || partition.config.retention_bytes.is_some();
                 // Segments before the start are of deletions that somebody asked for.
                 let something = (limited && partition.log.rolled_offset() > start) || start > 0;
-                let waited = now - partition.retention_checked >= INTERVAL;
+                let waited = now - partition.retention_checked >= self.config.retention_interval;
                 if something && waited && !partition.config.keep_everything {
                     partition.retention_checked = now;
                     due.push(*key);
