@@ -29,6 +29,7 @@ use kafscale_metastore::operation::OperationError;
 use kafscale_metastore::{Metastore, MetastoreError};
 use kafscale_storage_engine::object_store::{ObjectStore, StoreError};
 use output::Output;
+use std::cell::RefCell;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -135,6 +136,46 @@ impl Opened {
             Opened::Objects(stores) => (stores.objects.clone(), None),
         }
     }
+}
+
+/// Where a check leaves its lines for its caller.
+#[derive(Clone, Default)]
+struct Lines(Rc<RefCell<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.borrow_mut().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Does what `verify` does, on stores that the caller has opened. Returns the lines that name a problem.
+///
+/// # Errors
+/// If a store does not do as asked.
+pub async fn find_problems(
+    settings: Settings,
+    runtime: Rc<dyn Runtime>,
+    store: Rc<dyn ObjectStore>,
+    metastore: Rc<dyn Metastore>,
+) -> Result<Vec<String>, ToolError> {
+    let place = Workplace {
+        settings,
+        runtime,
+        store,
+        metastore: Some(metastore),
+    };
+    let lines = Lines::default();
+    let mut output = Output::new(lines.clone());
+    verify::run(&place, &mut output).await?;
+    output.flush()?;
+    let text = String::from_utf8_lossy(&lines.0.take()).into_owned();
+    let problems = text.lines().filter(|line| line.contains("\"problem\":"));
+    Ok(problems.map(str::to_string).collect())
 }
 
 /// Runs a command to its end.

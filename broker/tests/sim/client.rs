@@ -1,13 +1,17 @@
 //! A Kafka client as small as the workloads need it.
 
+use crate::checkers::ledger::Place;
 use crate::cluster::port;
 use crate::executor::World;
 use crate::net::{Network, SimStream};
+use crate::workload::topic_of;
 use futures::io::{AsyncReadExt, AsyncWriteExt};
+use kafscale_broker::runtime::Instant;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::frame::FrameDecoder;
 use kafscale_codec::messages::*;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -58,13 +62,17 @@ impl Connection {
 }
 
 /// What all workloads share.
-#[derive(Clone)]
 pub struct Client {
     /// Where they live.
     pub world: World,
     network: Network,
     brokers: usize,
+    /// Partitions that may be refused: who gets nowhere with one of them gives it up.
+    pub refusable: RefCell<BTreeSet<Place>>,
 }
+
+/// How long a client tries a partition that may be refused.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Leaders of a topic's partitions: broker and epoch.
 pub type Leaders = BTreeMap<i32, (i32, i32)>;
@@ -76,6 +84,7 @@ impl Client {
             world: world.clone(),
             network: network.clone(),
             brokers,
+            refusable: RefCell::default(),
         })
     }
 
@@ -164,15 +173,28 @@ impl Client {
             .collect()
     }
 
-    /// A connection to a partition's leader; looks until it finds one.
-    pub async fn connect_to_leader(&self, topic: &str, partition: i32) -> Connection {
+    /// A connection to a partition's leader; looks until it finds one, for long only if the partition must be served.
+    pub async fn connect_to_leader(&self, place: &Place) -> io::Result<Connection> {
+        let mut patience = self.patience(place);
         loop {
-            if let Some((leader, _)) = self.leaders(topic).await.get(&partition) {
+            if let Some((leader, _)) = self.leaders(topic_of(place)).await.get(&place.1) {
                 if let Ok(connection) = self.connect(*leader).await {
-                    return connection;
+                    return Ok(connection);
                 }
             }
+            if patience.is_over() {
+                return Err(io::Error::other(format!("{place:?} has no leader")));
+            }
             self.back_off().await;
+        }
+    }
+
+    /// Patience with a partition, from now on.
+    pub fn patience(&self, place: &Place) -> Patience<'_> {
+        Patience {
+            client: self,
+            place: place.clone(),
+            since: None,
         }
     }
 
@@ -180,5 +202,26 @@ impl Client {
     pub async fn pause_ms(&self, low: u64, high: u64) {
         let pause: Duration = self.world.draw(|random| random.micros(low * 1000, high * 1000));
         self.world.sleep(pause).await;
+    }
+}
+
+/// How long somebody tries: for ever, but for a partition that may be refused.
+pub struct Patience<'a> {
+    client: &'a Client,
+    place: Place,
+    /// Since when it may be refused.
+    since: Option<Instant>,
+}
+
+impl Patience<'_> {
+    /// Whether it is time to take the partition for refused. Asked after each attempt that came to nothing.
+    pub fn is_over(&mut self) -> bool {
+        let now = self.client.world.now();
+        self.client.refusable.borrow().contains(&self.place) && now - *self.since.get_or_insert(now) >= REFUSAL_PATIENCE
+    }
+
+    /// Something was achieved.
+    pub fn renew(&mut self) {
+        self.since = None;
     }
 }

@@ -1,18 +1,22 @@
 //! Brokers made of the real parts above the seams, on simulated machines that share an object store and a metastore.
 
-use crate::executor::{ProcessId, SimRuntime, World, ENVIRONMENT};
+use crate::checkers::ledger::Place;
+use crate::content::Damages;
+use crate::executor::{Lag, ProcessId, SimRuntime, World, ENVIRONMENT};
 use crate::faults::{Link, Troubles};
 use crate::net::Network;
 use kafscale_broker::assembly::{introduce, recognise, Assembly, RecogniseError, RunningShard, Seams, Tuning};
 use kafscale_broker::connection;
 use kafscale_broker::metrics::Metrics;
 use kafscale_broker::settings::Settings;
+use kafscale_broker::tools::{find_problems, ToolError};
 use kafscale_metastore::faulty::FaultyMetastore;
 use kafscale_metastore::memory::MemoryMetastore;
 use kafscale_metastore::Metastore;
 use kafscale_storage_engine::object_store::faulty::FaultyStore;
 use kafscale_storage_engine::object_store::memory::MemoryStore;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +48,7 @@ struct Machine {
     shards: Rc<RefCell<Vec<Rc<RunningShard>>>>,
     troubles: Rc<Troubles>,
     skew_ms: Rc<Cell<i64>>,
+    lag: Lag,
 }
 
 /// The cluster.
@@ -54,7 +59,10 @@ pub struct Cluster {
     machines: RefCell<Vec<Machine>>,
     /// What all brokers share.
     pub store: MemoryStore,
-    metastore: MemoryMetastore,
+    /// And this.
+    pub metastore: MemoryMetastore,
+    /// What was done to the store's objects.
+    pub damages: Damages,
 }
 
 impl Cluster {
@@ -68,9 +76,11 @@ impl Cluster {
                 shards: Rc::default(),
                 troubles: Rc::default(),
                 skew_ms: Rc::new(Cell::new(world.draw(|random| random.between(0, 4_000)) as i64 - 2_000)),
+                lag: Rc::default(),
             })
             .collect();
         let cluster = Rc::new(Cluster {
+            damages: Damages::new(world, &shape.settings.namespace),
             world: world.clone(),
             network: network.clone(),
             shape,
@@ -102,10 +112,19 @@ impl Cluster {
         self.machines.borrow()[id].troubles.clone()
     }
 
-    /// Moves the wall clock of a broker's machine.
-    pub fn jump_clock(&self, id: usize, by_ms: i64) {
+    /// Moves the wall clock of a broker's machine; returns how far it is off now.
+    pub fn jump_clock(&self, id: usize, by_ms: i64) -> i64 {
         let skew_ms = &self.machines.borrow()[id].skew_ms;
         skew_ms.set(skew_ms.get() + by_ms);
+        skew_ms.get()
+    }
+
+    /// Suspends a broker's machine for a while, if the broker runs.
+    pub fn suspend(&self, id: usize, pause: Duration) {
+        let machines = self.machines.borrow();
+        if let Some(process) = machines[id].process {
+            self.world.suspend(process, pause, machines[id].lag.clone());
+        }
     }
 
     /// The running process of a broker.
@@ -136,11 +155,11 @@ impl Cluster {
         machine.process = Some(process);
         machine.shards = Rc::default();
         let shards = machine.shards.clone();
-        let skew_ms = machine.skew_ms.clone();
+        let clocks = (machine.skew_ms.clone(), machine.lag.clone());
         let link = Link::new(&self.world, machine.troubles.clone());
         drop(machines);
         let cluster = self.clone();
-        let main = async move { cluster.serve(id, process, skew_ms, link, shards).await };
+        let main = async move { cluster.serve(id, process, clocks, link, shards).await };
         self.world.spawn(process, "main", Box::pin(main));
     }
 
@@ -149,7 +168,7 @@ impl Cluster {
         self: Rc<Self>,
         id: usize,
         process: ProcessId,
-        skew_ms: Rc<Cell<i64>>,
+        (skew_ms, lag): (Rc<Cell<i64>>, Lag),
         link: Rc<Link>,
         running: Rc<RefCell<Vec<Rc<RunningShard>>>>,
     ) {
@@ -180,7 +199,7 @@ impl Cluster {
         let mut coordinator = Some(inboxes.coordinator);
         for (number, inbox) in inboxes.shards.into_iter().enumerate() {
             let seams = Seams {
-                runtime: SimRuntime::new(&self.world, process, skew_ms.clone()),
+                runtime: SimRuntime::new(&self.world, process, skew_ms.clone(), lag.clone()),
                 store: Rc::new(FaultyStore::new(Rc::new(self.store.clone()), link.clone())),
                 metastore: metastore.clone(),
                 metrics: Metrics::new(number),
@@ -199,6 +218,18 @@ impl Cluster {
             };
             self.world.spawn(process, "connection", Box::pin(serve));
         }
+    }
+
+    /// The partitions that may be refused as things are.
+    pub async fn refusable(&self) -> BTreeSet<Place> {
+        self.damages.refusable(&self.metastore).await
+    }
+
+    /// What the command `verify` finds wrong in the stores.
+    pub async fn verify(&self) -> Result<Vec<String>, ToolError> {
+        let runtime = SimRuntime::new(&self.world, self.world.new_process(), Rc::default(), Rc::default());
+        let (store, metastore) = (Rc::new(self.store.clone()), Rc::new(self.metastore.clone()));
+        find_problems(self.shape.settings.clone(), runtime, store, metastore).await
     }
 
     /// Ends a broker in the middle of whatever it does.

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 /// Milliseconds since the Unix epoch when every run begins.
-const EPOCH_MS: i64 = 1_700_000_000_000;
+pub const EPOCH_MS: i64 = 1_700_000_000_000;
 
 /// A machine's process: its tasks die together.
 pub type ProcessId = usize;
@@ -66,7 +66,12 @@ struct Process {
     /// Stands still until this time; what is ready meanwhile waits in `parked`.
     stalled_until: Option<Instant>,
     parked: Vec<TaskId>,
+    /// Since when its machine is suspended, and by how much its monotonic clock is behind because of that.
+    suspended: Option<(Instant, Lag)>,
 }
+
+/// By how much a machine's monotonic clock is behind: for so long it was suspended.
+pub type Lag = Rc<Cell<Duration>>;
 
 enum Timer {
     Wake(Waker),
@@ -81,7 +86,7 @@ struct Inner {
     timers: BTreeMap<(Instant, u64), Timer>,
     next_timer: u64,
     processes: Vec<Process>,
-    /// FNV-1a over what ran when.
+    /// A hash like FNV-1a, of words, over what ran when.
     trace: u64,
     steps: u64,
     violation: Option<String>,
@@ -182,10 +187,22 @@ impl World {
         inner.add_timer(until, Timer::Resume(process));
     }
 
+    /// Stops a process with its whole machine: its monotonic clock stands still too.
+    pub fn suspend(&self, process: ProcessId, pause: Duration, lag: Lag) {
+        self.stall(process, pause);
+        let mut inner = self.inner.borrow_mut();
+        let now = inner.now;
+        inner.processes[process].suspended.get_or_insert((now, lag));
+    }
+
     /// Lets a stalled process go on.
     pub fn resume(&self, process: ProcessId) {
         let mut inner = self.inner.borrow_mut();
+        let now = inner.now;
         inner.processes[process].stalled_until = None;
+        if let Some((since, lag)) = inner.processes[process].suspended.take() {
+            lag.set(lag.get() + (now - since));
+        }
         let parked = std::mem::take(&mut inner.processes[process].parked);
         parked.into_iter().for_each(|task| self.ready.push(task));
     }
@@ -310,14 +327,10 @@ impl Inner {
 
     fn note(&mut self, task: TaskId, name: &str) {
         self.steps += 1;
-        let now = self.now.as_nanos() as u64;
-        for byte in now
-            .to_le_bytes()
-            .into_iter()
-            .chain(task.to_le_bytes())
-            .chain(name.bytes())
-        {
-            self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let name = name.len() as u64 ^ name.bytes().fold(0, |name, byte| (name << 5) ^ u64::from(byte));
+        for word in [self.now.as_nanos() as u64, task, name] {
+            // The multiplication carries upwards only: what is at the top has to come down again.
+            self.trace = (self.trace ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
         }
     }
 }
@@ -377,21 +390,27 @@ pub struct SimRuntime {
     process: ProcessId,
     /// How far its machine's wall clock is off.
     skew_ms: Rc<Cell<i64>>,
+    lag: Lag,
 }
 
 impl SimRuntime {
-    /// The runtime of `process`, on a machine whose wall clock is `skew_ms` ahead.
-    pub fn new(world: &World, process: ProcessId, skew_ms: Rc<Cell<i64>>) -> Rc<Self> {
+    /// The runtime of `process`, on a machine whose wall clock is `skew_ms` ahead and whose monotonic one is behind.
+    pub fn new(world: &World, process: ProcessId, skew_ms: Rc<Cell<i64>>, lag: Lag) -> Rc<Self> {
         Rc::new(SimRuntime {
             world: world.clone(),
             process,
             skew_ms,
+            lag,
         })
     }
 }
 
 impl Runtime for SimRuntime {
     fn now(&self) -> Instant {
+        self.world.now().saturating_sub(self.lag.get())
+    }
+
+    fn boot_time(&self) -> Instant {
         self.world.now()
     }
 
@@ -400,7 +419,13 @@ impl Runtime for SimRuntime {
     }
 
     fn sleep(&self, duration: Duration) -> LocalFuture<'static, ()> {
-        Box::pin(self.world.sleep(duration))
+        let (world, lag, until) = (self.world.clone(), self.lag.clone(), self.now() + duration);
+        Box::pin(async move {
+            let left = || until.saturating_sub(world.now().saturating_sub(lag.get()));
+            while !left().is_zero() {
+                world.sleep(left()).await;
+            }
+        })
     }
 
     fn spawn(&self, name: &'static str, task: LocalFuture<'static, ()>) {

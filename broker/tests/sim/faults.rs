@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// How late a request may be applied whose sender has given it up.
-const LATE_MAX: Duration = Duration::from_secs(4);
+pub const LATE_MAX: Duration = Duration::from_secs(4);
 
 /// How bad things are for one broker at the moment.
 #[derive(Debug, Default)]

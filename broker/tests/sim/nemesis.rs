@@ -2,7 +2,9 @@
 
 use crate::cluster::{port, Cluster};
 use crate::executor::{World, ENVIRONMENT};
+use crate::foreign;
 use crate::net::Network;
+use crate::switches::Switches;
 use crate::workload::Work;
 use std::rc::Rc;
 use std::time::Duration;
@@ -28,10 +30,10 @@ enum Fault {
     SlowLinks,
     CompactMetastore,
     ClockJump,
+    Damage,
+    ForeignRecord,
+    Suspend,
 }
-
-/// How far a wall clock jumps at most, in milliseconds.
-const JUMP_MAX_MS: u64 = 3_600_000;
 
 const FAULTS: [Fault; 15] = [
     Fault::Crash,
@@ -61,21 +63,37 @@ pub struct Nemesis {
     pub cluster: Rc<Cluster>,
     /// The clients.
     pub work: Rc<Work>,
+    /// What else may happen.
+    pub switches: Switches,
+    /// How long a fault lasts at most.
+    pub length_max: Duration,
+    /// How far a wall clock jumps at most, in milliseconds.
+    pub jump_max_ms: u64,
 }
 
 impl Nemesis {
     /// Breaks things, about every `interval`, until `until`.
     pub async fn rage(&self, until: Duration, interval: Duration) {
-        let chosen: Vec<Fault> = self.world.draw(|random| {
+        let mut chosen: Vec<Fault> = self.world.draw(|random| {
             // Not everything in every run: some faults hide others.
             FAULTS.into_iter().filter(|_| random.permille(450)).collect()
         });
+        if self.switches.damage && self.world.draw(|random| random.permille(500)) {
+            chosen.push(Fault::Damage);
+        }
+        if self.switches.foreign && self.world.draw(|random| random.permille(500)) {
+            chosen.push(Fault::ForeignRecord);
+        }
         self.work
             .impatience_permille
             .set(self.world.draw(|random| *random.pick(&[0, 0, 20, 100])));
         self.work
             .group_unrest_permille
             .set(self.world.draw(|random| *random.pick(&[0, 5, 20, 60])));
+        if self.switches.suspension && self.world.draw(|random| random.permille(500)) {
+            chosen.push(Fault::Suspend);
+        }
+        let length_max = self.length_max.as_micros() as u64;
         while self.world.now() < until && !chosen.is_empty() {
             let pause = self
                 .world
@@ -85,7 +103,7 @@ impl Nemesis {
                 (
                     *random.pick(&chosen),
                     random.below(self.cluster.len() as u64) as usize,
-                    random.micros(10_000, 4_000_000),
+                    random.micros(10_000, length_max),
                 )
             });
             log::info!("nemesis: {fault:?} at broker {id} for {length:?}");
@@ -122,6 +140,7 @@ impl Nemesis {
                     world.stall(process, length);
                 }
             }
+            Fault::Suspend => cluster.suspend(id, length),
             Fault::StoreFaults => {
                 troubles.store_permille.set(permille);
                 self.later(length, move || troubles.store_permille.set(0));
@@ -157,9 +176,24 @@ impl Nemesis {
                 self.later(length, move || network.slow(port(id), Duration::ZERO));
             }
             Fault::CompactMetastore => cluster.compact_metastore(),
+            Fault::ForeignRecord => {
+                let metastore = cluster.metastore.clone();
+                world.clone().spawn(
+                    ENVIRONMENT,
+                    "foreign",
+                    Box::pin(async move {
+                        if let Some(placed) = foreign::place(&world, &metastore).await {
+                            world.sleep(length).await;
+                            placed.undo(&metastore).await;
+                        }
+                    }),
+                );
+            }
+            Fault::Damage => cluster.damages.strike(&cluster.store),
             Fault::ClockJump => {
-                let by_ms = world.draw(|random| random.between(0, 2 * JUMP_MAX_MS)) as i64 - JUMP_MAX_MS as i64;
-                cluster.jump_clock(id, by_ms);
+                let by_ms =
+                    world.draw(|random| random.between(0, 2 * self.jump_max_ms)) as i64 - self.jump_max_ms as i64;
+                self.work.ledger.clock_is_off(cluster.jump_clock(id, by_ms));
             }
         }
     }

@@ -1,25 +1,32 @@
 //! Does the simulator find bugs? Each of these was planted on purpose, and must be found within some hundred seeds, rarely more.
 
 use crate::run_safely;
+use crate::switches::Switches;
 use kafscale_broker::planted::{plant, Bug};
 
 /// Seeds in which a planted bug must show.
 const SEEDS: u64 = 2000;
 
-fn seed_that_finds(bug: Bug) -> Option<(u64, String)> {
+fn seed_that_finds(bug: Bug, switches: Switches) -> Option<(u64, String)> {
     plant(Some(bug));
-    let found = (0..SEEDS).find_map(|seed| run_safely(seed).violation.map(|what| (seed, what)));
+    let found = (0..SEEDS).find_map(|seed| run_safely(seed, switches).violation.map(|what| (seed, what)));
     plant(None);
     found
 }
 
+/// Among the faults that every run draws from.
 fn must_be_found(bug: Bug) {
+    must_be_found_among(bug, Switches::STANDARD);
+}
+
+/// Among these faults.
+fn must_be_found_among(bug: Bug, switches: Switches) {
     crate::start_logging();
-    match seed_that_finds(bug) {
+    match seed_that_finds(bug, switches) {
         Some((seed, what)) => {
             println!("{bug:?} is found by seed {seed}: {what}");
             assert_eq!(
-                run_safely(seed).violation,
+                run_safely(seed, switches).violation,
                 None,
                 "seed {seed} fails without the bug too"
             );
@@ -111,4 +118,9 @@ fn a_trim_under_a_successor_is_found() {
 #[test]
 fn a_roll_that_nobody_fences_is_found() {
     must_be_found(Bug::RollUnfenced);
+}
+
+#[test]
+fn times_that_are_written_before_their_segment_are_found() {
+    must_be_found(Bug::TimesFirst);
 }

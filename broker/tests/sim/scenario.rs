@@ -2,17 +2,20 @@
 
 use crate::checkers::coordinators::Coordinators;
 use crate::checkers::groups::GroupBook;
-use crate::checkers::ledger::{Ledger, Place};
+use crate::checkers::ledger::{Ledger, Limits, Place};
 use crate::checkers::ownership::Ownership;
 use crate::checkers::placement;
 use crate::checkers::watermark::Watermarks;
 use crate::client::Client;
 use crate::cluster::{Cluster, Shape};
 use crate::executor::{World, ENVIRONMENT};
+use crate::faults::LATE_MAX;
 use crate::members::{check_committed, member, GroupPlan};
 use crate::nemesis::Nemesis;
 use crate::net::Network;
 use crate::random::Random;
+use crate::switches::Switches;
+use crate::topics::{grower, recreator, setter};
 use crate::workload::{
     check_whole, consumer, deleter, end_offset, end_watcher, idempotent_producer, plain_producer, Work,
 };
@@ -32,11 +35,22 @@ const PROGRESS_MAX: Duration = Duration::from_secs(60);
 /// After this nothing is on its way any more that nobody waits for.
 const SETTLE: Duration = Duration::from_secs(3);
 
+/// Numbers of the producers to topics with a life of their own.
+const RECREATOR: u32 = 1_000;
+const GROWER: u32 = 2_000;
+const LIMITED: u32 = 3_000;
+
+/// How long a fault lasts at most, unless fences live for seconds.
+const LENGTH_MAX: Duration = Duration::from_secs(4);
+
+/// How far a wall clock jumps at most, in milliseconds, unless fences live for seconds.
+const JUMP_MAX_MS: u64 = 3_600_000;
+
 /// How often the checkers look into the shards.
 const LOOK: Duration = Duration::from_millis(7);
 
 /// What a run came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// Hash of all steps: the same for the same seed.
     pub trace: u64,
@@ -55,7 +69,7 @@ pub struct Report {
 }
 
 /// Runs one seed.
-pub fn run(seed: u64) -> Report {
+pub fn run(seed: u64, switches: Switches) -> Report {
     let world = World::new(seed);
     let finished = Rc::new(Cell::new(false));
     let totals = Rc::new(Cell::new((0, 0, 0)));
@@ -64,7 +78,7 @@ pub fn run(seed: u64) -> Report {
         ENVIRONMENT,
         "scenario",
         Box::pin(async move {
-            counted.set(scenario(whole).await);
+            counted.set(scenario(whole, switches).await);
             end.set(true);
         }),
     );
@@ -95,11 +109,28 @@ struct Plan {
     end_questions: usize,
     batches: usize,
     rage: Duration,
+    length_max: Duration,
+    jump_max_ms: u64,
     interval: Duration,
     groups: Vec<(Rc<GroupPlan>, u32)>,
+    /// Lives of a topic that is created again and again.
+    lives: usize,
+    /// Partitions that a topic grows to.
+    growth: i32,
+    /// How often a topic is set otherwise.
+    changes: usize,
+    /// Of a topic that has some.
+    limits: Option<Limits>,
 }
 
-fn draw_shape(random: &mut Random) -> Shape {
+/// Lives of fences, and all that has to be shorter, as in a run of days: a second is more than an hour.
+fn draw_days(random: &mut Random, tuning: &mut Tuning) {
+    tuning.fence_life = random.micros(8_000_000, 20_000_000);
+    tuning.away_max = tuning.fence_life / 2;
+    tuning.put_give_up = random.micros(300_000, 2_000_000);
+}
+
+fn draw_shape(random: &mut Random, switches: Switches) -> Shape {
     let brokers = *random.pick(&[1, 1, 2, 3]);
     let settings = Settings {
         flush_interval_ms: *random.pick(&[0, 0, 2, 20]),
@@ -117,7 +148,7 @@ fn draw_shape(random: &mut Random) -> Shape {
         group_consumer_session_timeout_ms: random.between(300, 3_000),
         ..Settings::default()
     };
-    let tuning = Tuning {
+    let mut tuning = Tuning {
         claim_batch: *random.pick(&[1, 2, 60]),
         live_slots_max: random.between(2, 12) as usize,
         live_runs_max: *random.pick(&[10, 100, 1000]),
@@ -129,7 +160,16 @@ fn draw_shape(random: &mut Random) -> Shape {
             false => random.micros(500_000, 3_000_000),
         },
         put_give_up: random.micros(300_000, 3_000_000),
+        retention_interval: *random.pick(&[
+            Duration::from_millis(50),
+            Duration::from_millis(500),
+            Duration::from_secs(60),
+        ]),
+        ..Tuning::default()
     };
+    if switches.days && random.permille(500) {
+        draw_days(random, &mut tuning);
+    }
     Shape {
         brokers,
         shards: random.between(1, 2) as usize,
@@ -143,6 +183,8 @@ fn draw_plan(random: &mut Random, shape: &Shape) -> Plan {
         .map(|at| (format!("t{at}"), random.between(1, 3) as i32))
         .collect();
     let count = random.between(0, 3) as u32;
+    let long = shape.tuning.fence_life < Tuning::default().fence_life;
+    let fence_us = shape.tuning.fence_life.as_micros() as u64;
     let groups = (0..count).map(|at| draw_group(random, shape, &topics, at)).collect();
     Plan {
         groups,
@@ -155,8 +197,39 @@ fn draw_plan(random: &mut Random, shape: &Shape) -> Plan {
         },
         end_questions: *random.pick(&[0, 0, 300]),
         batches: random.between(5, 40) as usize,
-        rage: random.micros(200_000, 5_000_000),
-        interval: random.micros(50_000, 600_000),
+        rage: match long {
+            true => random.micros(2_000_000, 4 * fence_us),
+            false => random.micros(200_000, 5_000_000),
+        },
+        length_max: match long {
+            true => Duration::from_micros(2 * fence_us),
+            false => LENGTH_MAX,
+        },
+        // What a day's fence is to an hour: its margin is far larger.
+        jump_max_ms: match long {
+            true => fence_us / 24_000,
+            false => JUMP_MAX_MS,
+        },
+        interval: match long {
+            true => random.micros(500_000, 3_000_000),
+            false => random.micros(50_000, 600_000),
+        },
+        lives: match random.permille(200) {
+            true => random.between(2, 4) as usize,
+            false => 0,
+        },
+        growth: match random.permille(150) {
+            true => random.between(2, 3) as i32,
+            false => 0,
+        },
+        changes: match random.permille(200) {
+            true => random.between(1, 6) as usize,
+            false => 0,
+        },
+        limits: random.permille(250).then(|| Limits {
+            retention_ms: random.permille(700).then(|| random.between(100, 4_000_000) as i64),
+            retention_bytes: random.permille(500).then(|| random.between(0, 20_000) as i64),
+        }),
     }
 }
 
@@ -178,9 +251,9 @@ fn draw_group(random: &mut Random, shape: &Shape, topics: &[(String, i32)], numb
 }
 
 /// Returns how many records were acknowledged, how many partitions assigned, how many commits stored.
-async fn scenario(world: World) -> (usize, usize, usize) {
+async fn scenario(world: World, switches: Switches) -> (usize, usize, usize) {
     let network = Network::new(&world);
-    let shape = world.draw(draw_shape);
+    let shape = world.draw(|random| draw_shape(random, switches));
     let plan = world.draw(|random| draw_plan(random, &shape));
     let brokers = shape.brokers;
     log::info!("{brokers} brokers of {} shards", shape.shards);
@@ -190,12 +263,16 @@ async fn scenario(world: World) -> (usize, usize, usize) {
         client: Client::new(&world, &network, brokers),
         ledger: Ledger::new(&world),
         impatience_permille: Cell::new(0),
+        refused: Cell::new(0),
+        undated: switches.undated.then(|| world.draw(|random| random.permille(300))),
+        last_lives: RefCell::default(),
         ends: RefCell::default(),
         busy: RefCell::default(),
         book: GroupBook::new(&world),
         group_unrest_permille: Cell::new(0),
         groups_over: Cell::new(false),
     });
+    (0..brokers).for_each(|id| work.ledger.clock_is_off(cluster.jump_clock(id, 0)));
     look_into_shards(&world, &cluster);
     for (name, partitions) in &plan.topics {
         let segment_bytes = world.draw(|random| random.between(1_100, 20_000)).to_string();
@@ -203,15 +280,20 @@ async fn scenario(world: World) -> (usize, usize, usize) {
         work.client.create_topic(name, *partitions, &configs).await;
     }
     start_workloads(&world, &work, &plan);
+    start_topics(&world, &work, &plan);
     let nemesis = Nemesis {
         world: world.clone(),
         network,
         cluster: cluster.clone(),
         work: work.clone(),
+        switches,
+        length_max: plan.length_max,
+        jump_max_ms: plan.jump_max_ms,
     };
     nemesis.rage(world.now() + plan.rage, plan.interval).await;
     log::info!("nemesis rests");
     nemesis.heal();
+    keep_refusable(&world, &cluster, &work).await;
     if !wait_until_idle(&world, &work, |who| {
         !who.starts_with("consumer") && !who.starts_with("member")
     })
@@ -226,14 +308,25 @@ async fn scenario(world: World) -> (usize, usize, usize) {
     for (name, partitions) in &plan.topics {
         for partition in 0..*partitions {
             let place: Place = (name.clone(), partition);
-            let end = end_offset(&work, &place).await;
+            if let Some(end) = end_offset(&work, &place).await {
+                ends.insert(place, end);
+            }
+        }
+    }
+    // Whoever has worked there is done.
+    let lives = work.last_lives.take();
+    for place in lives {
+        if let Some(end) = end_offset(&work, &place).await {
             ends.insert(place, end);
         }
     }
     *work.ends.borrow_mut() = Some(ends.clone());
-    if !wait_until_placed(&world, &cluster, ends.len()).await
+    // Whoever may be refused is not waited for.
+    let whole = cluster.refusable().await.is_empty();
+    work.groups_over.set(!whole);
+    if (whole && !wait_until_placed(&world, &cluster, ends.len()).await)
         || !wait_until_idle(&world, &work, |who| !who.starts_with("member")).await
-        || !wait_until_groups_rest(&world, &work, &plan, &ends).await
+        || (whole && !wait_until_groups_rest(&world, &work, &plan, &ends).await)
         || !wait_until_idle(&world, &work, |_| true).await
     {
         return (0, 0, 0);
@@ -256,6 +349,14 @@ async fn scenario(world: World) -> (usize, usize, usize) {
         if !wait_until_idle(&world, &work, |_| true).await {
             return (0, 0, 0);
         }
+    }
+    (0..brokers).for_each(|id| cluster.crash(id));
+    // What was on its way still arrives.
+    world.sleep(LATE_MAX).await;
+    match cluster.verify().await {
+        Ok(problems) if problems.is_empty() || cluster.damages.any() => {}
+        Ok(problems) => world.violate(format!("verify finds {}", problems.join(", "))),
+        Err(error) => world.violate(format!("verify: {error}")),
     }
     let (assigned, committed) = work.book.totals();
     (work.ledger.acknowledged_in_all(), assigned, committed)
@@ -298,6 +399,49 @@ fn start_workloads(world: &World, work: &Rc<Work>, plan: &Plan) {
         number += 1;
         let consume = consumer(work.clone(), number, name.clone(), *partitions);
         world.spawn(world.new_process(), "consumer", Box::pin(consume));
+    }
+}
+
+/// Topics that are not only written to and read.
+fn start_topics(world: &World, work: &Rc<Work>, plan: &Plan) {
+    if plan.lives > 0 {
+        let lives = recreator(work.clone(), RECREATOR, "lives".to_string(), plan.lives);
+        world.spawn(world.new_process(), "recreator", Box::pin(lives));
+    }
+    if plan.growth > 0 {
+        let growth = grower(work.clone(), GROWER, "grows".to_string(), plan.growth);
+        world.spawn(world.new_process(), "grower", Box::pin(growth));
+    }
+    if plan.changes > 0 {
+        let change = setter(work.clone(), plan.topics[0].0.clone(), plan.changes);
+        world.spawn(world.new_process(), "setter", Box::pin(change));
+    }
+    if let Some(limits) = plan.limits {
+        let (whole, work, batches) = (world.clone(), work.clone(), plan.batches);
+        let begin = async move {
+            let place: Place = ("limited".to_string(), 0);
+            work.doing("limited", || "is created".to_string());
+            work.ledger.limited(&place, limits);
+            let config = |limit: Option<i64>| limit.unwrap_or(-1).to_string();
+            let segment_bytes = whole.draw(|random| random.between(1_100, 4_000)).to_string();
+            let configs = [
+                ("segment.bytes", segment_bytes),
+                ("retention.ms", config(limits.retention_ms)),
+                ("retention.bytes", config(limits.retention_bytes)),
+            ];
+            work.client.create_topic(&place.0, 1, &configs).await;
+            work.last_lives.borrow_mut().push(place.clone());
+            let produce = idempotent_producer(work.clone(), LIMITED, place.clone(), batches);
+            whole.spawn(whole.new_process(), "idempotent", Box::pin(produce));
+            let produce = plain_producer(work.clone(), LIMITED + 1, place.0.clone(), 1, batches);
+            whole.spawn(whole.new_process(), "plain", Box::pin(produce));
+            let consume = consumer(work.clone(), LIMITED + 2, place.0.clone(), 1);
+            whole.spawn(whole.new_process(), "consumer", Box::pin(consume));
+            // They say that they are busy before this one has finished.
+            whole.sleep(Duration::from_millis(5)).await;
+            work.done("limited");
+        };
+        world.spawn(world.new_process(), "limited", Box::pin(begin));
     }
 }
 
@@ -368,6 +512,23 @@ async fn wait_until_idle(world: &World, work: &Work, counts: impl Fn(&str) -> bo
         .collect();
     world.violate(format!("no progress in {PROGRESS_MAX:?}: {}", stuck.join("; ")));
     false
+}
+
+/// Keeps the clients informed of what may be refused: a broker that takes over what is damaged makes it more.
+async fn keep_refusable(world: &World, cluster: &Rc<Cluster>, work: &Rc<Work>) {
+    work.client.refusable.replace(cluster.refusable().await);
+    if !cluster.damages.any() {
+        return;
+    }
+    let (world, cluster, work) = (world.clone(), cluster.clone(), work.clone());
+    let clock = world.clone();
+    let keep = async move {
+        loop {
+            clock.sleep(Duration::from_millis(200)).await;
+            work.client.refusable.replace(cluster.refusable().await);
+        }
+    };
+    world.spawn(ENVIRONMENT, "refusable", Box::pin(keep));
 }
 
 fn look_into_shards(world: &World, cluster: &Rc<Cluster>) {

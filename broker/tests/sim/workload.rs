@@ -3,6 +3,8 @@
 use crate::checkers::groups::GroupBook;
 use crate::checkers::ledger::{record_id, value_of, Ledger, Place, RecordId};
 use crate::client::{Client, Connection};
+use crate::executor::EPOCH_MS;
+use crate::legacy::message_set;
 use crate::session::Reader;
 use bytes::Bytes;
 use kafscale_codec::compression::Compression;
@@ -20,6 +22,11 @@ const FETCH: i16 = 12;
 const LIST_OFFSETS: i16 = 6;
 const DELETE_RECORDS: i16 = 2;
 
+/// Acknowledged by all replicas, by the leader, by nobody.
+const ALL: i16 = -1;
+const LEADER: i16 = 1;
+const NOBODY: i16 = 0;
+
 /// In ListOffsets: where the partition ends.
 const LATEST: i64 = -1;
 
@@ -32,8 +39,14 @@ const IN_FLIGHT_MAX: usize = 5;
 /// Longer than any run: an answer that is lost must show as one, not as a request that timed out.
 const PRODUCE_TIMEOUT_MS: i32 = 3_600_000;
 
-/// Timestamp of all records: far from any limit.
-const TIMESTAMP_MS: i64 = 1_700_000_000_000;
+/// Version of Produce that carries message sets.
+const PRODUCE_LEGACY: i16 = 2;
+
+/// A record in a batch of its own takes less than this.
+const RECORD_BYTES_MAX: usize = 450;
+
+/// How far from now records say they were made, in milliseconds: far from the limits that topics have by default.
+const TIMESTAMP_SPREAD_MS: u64 = 3_600_000;
 
 /// What the workloads of a run share.
 pub struct Work {
@@ -51,6 +64,12 @@ pub struct Work {
     pub group_unrest_permille: Cell<u64>,
     /// Members go home.
     pub groups_over: Cell<bool>,
+    /// Some records do not say when they were made, or none of them does.
+    pub undated: Option<bool>,
+    /// Partitions that were refused, rightly.
+    pub refused: Cell<usize>,
+    /// Partitions besides the plan's, as the book names them: they must be whole in the end.
+    pub last_lives: RefCell<Vec<Place>>,
     /// Who has not finished, and what it does.
     pub busy: RefCell<BTreeMap<String, String>>,
 }
@@ -71,6 +90,34 @@ impl Work {
         self.client.world.draw(|random| random.permille(chance))
     }
 
+    /// When records say they were made, as clients say it: now, earlier, later, or not at all.
+    pub fn draw_timestamp(&self) -> i64 {
+        if self.undated == Some(true) {
+            return -1;
+        }
+        let world = &self.client.world;
+        let now = EPOCH_MS + world.now().as_millis() as i64;
+        world.draw(|random| match random.below(10) {
+            0 if self.undated.is_some() => -1,
+            1 | 2 => now - random.below(TIMESTAMP_SPREAD_MS) as i64,
+            3 => now + random.below(TIMESTAMP_SPREAD_MS) as i64,
+            _ => now,
+        })
+    }
+
+    /// One record, as a batch or as an old message set.
+    fn record(&self, place: &Place, magic: i8, id: RecordId) -> Bytes {
+        let timestamp = self.draw_timestamp();
+        let told = if magic == 0 { -1 } else { timestamp };
+        self.ledger.made(place, id, told, RECORD_BYTES_MAX);
+        if magic < 2 {
+            return message_set(magic, timestamp, &value_of(id)).into();
+        }
+        let mut builder = BatchBuilder::new().compression(self.draw_compression());
+        builder.push(timestamp, None, Some(&value_of(id)), &[]);
+        builder.build().expect("this record can be compressed")
+    }
+
     fn draw_compression(&self) -> Compression {
         self.client.world.draw(|random| match random.permille(150) {
             true => *random.pick(&[Compression::Gzip, Compression::Lz4]),
@@ -79,13 +126,18 @@ impl Work {
     }
 }
 
+/// The name of a partition's topic: the book tells topics apart that had the same name.
+pub fn topic_of(place: &Place) -> &str {
+    place.0.split('#').next().unwrap_or_default()
+}
+
 struct Batch {
     sequence: i32,
     ids: Vec<RecordId>,
     bytes: Bytes,
 }
 
-fn produce_request(topic: &str, batches: Vec<(i32, Bytes)>) -> ProduceRequest {
+fn produce_request(topic: &str, acks: i16, batches: Vec<(i32, Bytes)>) -> ProduceRequest {
     let partition_data = batches
         .into_iter()
         .map(|(index, records)| PartitionProduceData {
@@ -95,7 +147,7 @@ fn produce_request(topic: &str, batches: Vec<(i32, Bytes)>) -> ProduceRequest {
         .collect();
     ProduceRequest {
         transactional_id: None,
-        acks: -1,
+        acks,
         timeout_ms: PRODUCE_TIMEOUT_MS,
         topic_data: vec![TopicProduceData {
             name: topic.to_string(),
@@ -121,6 +173,7 @@ pub async fn idempotent_producer(work: Rc<Work>, number: u32, place: Place, batc
     let (mut queue, mut made, mut sequence, mut sent) = (VecDeque::<Batch>::new(), 0usize, 0i32, 0u32);
     let mut open: Option<(Connection, VecDeque<i32>)> = None;
     let mut last_error = ErrorCode::NONE;
+    let mut patience = client.patience(&place);
     loop {
         while queue.len() < IN_FLIGHT_MAX && made < batches {
             let count = client.world.draw(|random| random.between(1, 4)) as u32;
@@ -130,9 +183,11 @@ pub async fn idempotent_producer(work: Rc<Work>, number: u32, place: Place, batc
                 init.producer_epoch,
                 sequence,
             );
+            let timestamp = work.draw_timestamp();
             for id in &ids {
                 work.ledger.sent(&place, *id);
-                builder.push(TIMESTAMP_MS, None, Some(&value_of(*id)), &[]);
+                work.ledger.made(&place, *id, timestamp, RECORD_BYTES_MAX);
+                builder.push(timestamp, None, Some(&value_of(*id)), &[]);
             }
             let bytes = builder.build().expect("these records can be compressed");
             queue.push_back(Batch { sequence, ids, bytes });
@@ -147,9 +202,17 @@ pub async fn idempotent_producer(work: Rc<Work>, number: u32, place: Place, batc
         work.doing(&who, || format!("sends sequence {next}, last error {last_error:?}"));
         let (mut connection, mut in_flight) = match open.take() {
             Some(open) => open,
-            None => (client.connect_to_leader(&place.0, place.1).await, VecDeque::new()),
+            None => match client.connect_to_leader(&place).await {
+                Ok(connection) => (connection, VecDeque::new()),
+                Err(_) => break,
+            },
         };
         let exchanged = exchange(&work, &mut connection, &mut in_flight, &place, &mut queue).await;
+        if exchanged.as_ref().is_ok_and(|error| *error == ErrorCode::NONE) {
+            patience.renew();
+        } else if patience.is_over() {
+            break;
+        }
         match exchanged {
             Ok(ErrorCode::NONE) => open = Some((connection, in_flight)),
             Ok(error) => {
@@ -178,7 +241,7 @@ async fn exchange(
 ) -> io::Result<ErrorCode> {
     while in_flight.len() < queue.len() {
         let batch = &queue[in_flight.len()];
-        let request = produce_request(&place.0, vec![(place.1, batch.bytes.clone())]);
+        let request = produce_request(&place.0, ALL, vec![(place.1, batch.bytes.clone())]);
         in_flight.push_back(connection.send(PRODUCE, &request).await?);
     }
     let mut first_error = ErrorCode::NONE;
@@ -222,6 +285,12 @@ pub async fn plain_producer(work: Rc<Work>, number: u32, topic: String, partitio
         };
         let mut batches = Vec::new();
         let mut ids = BTreeMap::new();
+        // The oldest sets have no room for a timestamp.
+        let magics = [2, 2, 2, 1, if work.undated.is_some() { 0 } else { 1 }];
+        let (acks, magic) = client.world.draw(|random| {
+            let acks = *random.pick(&[ALL, ALL, LEADER, NOBODY]);
+            (acks, *random.pick(&magics))
+        });
         for partition in 0..partitions {
             if leaders.get(&partition).map(|(leader, _)| *leader) != Some(leader) {
                 continue;
@@ -230,12 +299,12 @@ pub async fn plain_producer(work: Rc<Work>, number: u32, topic: String, partitio
             let id = record_id(number, sent);
             sent += 1;
             work.ledger.sent(&place, id);
-            let mut builder = BatchBuilder::new().compression(work.draw_compression());
-            builder.push(TIMESTAMP_MS, None, Some(&value_of(id)), &[]);
-            batches.push((partition, builder.build().expect("this record can be compressed")));
+            batches.push((partition, work.record(&place, magic, id)));
             ids.insert(partition, (place, id));
         }
-        if let Err(error) = send_once(&work, leader, &topic, batches, &ids).await {
+        let version = if magic == 2 { PRODUCE } else { PRODUCE_LEGACY };
+        let request = produce_request(&topic, acks, batches);
+        if let Err(error) = send_once(&work, leader, version, &request, &ids).await {
             log::debug!("{who}: {error}");
             client.back_off().await;
         }
@@ -247,16 +316,16 @@ pub async fn plain_producer(work: Rc<Work>, number: u32, topic: String, partitio
 async fn send_once(
     work: &Work,
     leader: i32,
-    topic: &str,
-    batches: Vec<(i32, Bytes)>,
+    version: i16,
+    request: &ProduceRequest,
     ids: &BTreeMap<i32, (Place, RecordId)>,
 ) -> io::Result<()> {
     let mut connection = work.client.connect(leader).await?;
-    let id = connection.send(PRODUCE, &produce_request(topic, batches)).await?;
-    if work.loses_patience() {
+    let id = connection.send(version, request).await?;
+    if request.acks == NOBODY || work.loses_patience() {
         return Ok(());
     }
-    let response: ProduceResponse = connection.receive(PRODUCE, id).await?;
+    let response: ProduceResponse = connection.receive(version, id).await?;
     for answer in response.responses.iter().flat_map(|topic| &topic.partition_responses) {
         if let (ErrorCode::NONE, Some((place, id))) = (answer.error_code, ids.get(&answer.index)) {
             work.ledger.acknowledged(place, answer.base_offset, &[*id]);
@@ -299,7 +368,10 @@ pub async fn consumer(work: Rc<Work>, number: u32, topic: String, partitions: i3
         let left: Vec<i32> = {
             let ends = work.ends.borrow();
             let is_over = |at: &i32| match &*ends {
-                Some(ends) => positions[at].offset >= ends[&(topic.clone(), *at)],
+                // One that may be refused is read at the end, and has no end here.
+                Some(ends) => ends
+                    .get(&(topic.clone(), *at))
+                    .is_none_or(|end| positions[at].offset >= *end),
                 None => false,
             };
             positions.keys().copied().filter(|at| !is_over(at)).collect()
@@ -383,9 +455,15 @@ async fn fetch_some(
                 let end_known = ends_known.get(&data.partition_index).copied().unwrap_or_default();
                 work.ledger.end_told(&place, end_known, data.high_watermark);
             }
-            ErrorCode::OFFSET_OUT_OF_RANGE if position.offset < work.ledger.deletable(&place) => {
+            ErrorCode::OFFSET_OUT_OF_RANGE
+                if position.offset < work.ledger.deletable(&place) || work.ledger.is_limited(&place) =>
+            {
                 // Deleted meanwhile: `auto.offset.reset`.
-                position.offset = list_offset(&work.client, &place, EARLIEST).await.max(position.offset);
+                let start = list_offset(&work.client, &place, EARLIEST).await;
+                if let Some(start) = start {
+                    work.ledger.start_told(&place, start);
+                }
+                position.offset = position.offset.max(start.unwrap_or_default());
                 continue;
             }
             ErrorCode::OFFSET_OUT_OF_RANGE => {
@@ -455,7 +533,9 @@ pub async fn deleter(work: Rc<Work>, place: Place, deletions: usize) {
             }],
             timeout_ms: 10_000,
         };
-        let mut connection = client.connect_to_leader(&place.0, place.1).await;
+        let Ok(mut connection) = client.connect_to_leader(&place).await else {
+            break;
+        };
         // Whatever goes wrong: the next one may work.
         if let Ok(response) = connection.ask(DELETE_RECORDS, &request).await {
             let answer = &response.topics[0].partitions[0];
@@ -467,12 +547,12 @@ pub async fn deleter(work: Rc<Work>, place: Place, deletions: usize) {
     work.done(&who);
 }
 
-/// Where a partition ends now.
-pub async fn end_offset(work: &Work, place: &Place) -> i64 {
+/// Where a partition ends now; nothing if it is refused and may be.
+pub async fn end_offset(work: &Work, place: &Place) -> Option<i64> {
     let known = work.ledger.end_known(place);
-    let end = list_offset(&work.client, place, LATEST).await;
+    let end = list_offset(&work.client, place, LATEST).await?;
     work.ledger.end_told(place, known, end);
-    end
+    Some(end)
 }
 
 /// Asks brokers again and again where partitions end, whether or not they should know: who answers must be right.
@@ -494,7 +574,7 @@ pub async fn end_watcher(work: Rc<Work>, places: Vec<Place>, questions: usize) {
 async fn ask_offset(connection: &mut Connection, place: &Place, timestamp: i64) -> io::Result<Result<i64, ErrorCode>> {
     let request = ListOffsetsRequest {
         topics: vec![ListOffsetsTopic {
-            name: place.0.clone(),
+            name: topic_of(place).to_string(),
             partitions: vec![ListOffsetsPartition {
                 partition_index: place.1,
                 timestamp,
@@ -511,34 +591,53 @@ async fn ask_offset(connection: &mut Connection, place: &Place, timestamp: i64) 
     })
 }
 
-async fn list_offset(client: &Client, place: &Place, timestamp: i64) -> i64 {
+async fn list_offset(client: &Client, place: &Place, timestamp: i64) -> Option<i64> {
+    let mut patience = client.patience(place);
     loop {
-        let mut connection = client.connect_to_leader(&place.0, place.1).await;
+        let mut connection = client.connect_to_leader(place).await.ok()?;
         if let Ok(Ok(offset)) = ask_offset(&mut connection, place, timestamp).await {
-            return offset;
+            return Some(offset);
+        }
+        if patience.is_over() {
+            return None;
         }
         client.back_off().await;
     }
 }
 
-/// Reads a partition from its first offset to `end`, and has the book look at the whole.
+/// Reads a partition from its first offset to `end`, and has the book look at the whole, or at what there is before
+/// something that is refused and may be.
 pub async fn check_whole(work: Rc<Work>, place: Place, end: i64) {
     let who = format!("reader of all of {place:?}");
-    let start = list_offset(&work.client, &place, EARLIEST).await;
+    work.doing(&who, || "asks where it begins".to_string());
+    let Some(start) = list_offset(&work.client, &place, EARLIEST).await else {
+        work.refused.set(work.refused.get() + 1);
+        return work.done(&who);
+    };
+    work.ledger.start_told(&place, start);
     let mut found: Vec<RecordId> = Vec::new();
+    let mut patience = work.client.patience(&place);
+    let mut whole = true;
     loop {
         let next = start + found.len() as i64;
         if next >= end {
             break;
         }
         work.doing(&who, || format!("is at {next} of {end}"));
-        let mut connection = work.client.connect_to_leader(&place.0, place.1).await;
+        if patience.is_over() {
+            whole = false;
+            break;
+        }
+        let Ok(mut connection) = work.client.connect_to_leader(&place).await else {
+            whole = false;
+            break;
+        };
         let request = FetchRequest {
             max_wait_ms: 100,
             min_bytes: 1,
             max_bytes: 1 << 20,
             topics: vec![FetchTopic {
-                topic: place.0.clone(),
+                topic: topic_of(&place).to_string(),
                 partitions: vec![FetchPartition {
                     partition: place.1,
                     fetch_offset: next,
@@ -574,9 +673,13 @@ pub async fn check_whole(work: Rc<Work>, place: Place, end: i64) {
                     .as_deref()
                     .and_then(|value| value.get(..8)?.try_into().ok());
                 found.push(id.map_or(0, RecordId::from_be_bytes));
+                patience.renew();
             }
         }
     }
-    work.ledger.whole(&place, start, &found);
+    match whole {
+        true => work.ledger.whole(&place, start, &found),
+        false => work.refused.set(work.refused.get() + 1),
+    }
     work.done(&who);
 }

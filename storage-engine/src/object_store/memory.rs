@@ -29,6 +29,21 @@ impl MemoryStore {
         Ok(())
     }
 
+    /// An object's content, if it is there.
+    pub fn read_now(&self, key: &str) -> Option<Bytes> {
+        self.objects().get(key).cloned()
+    }
+
+    /// Puts an object in the place of whatever is there, as no broker can: damage for tests.
+    pub fn replace_now(&self, key: &str, content: Bytes) {
+        self.objects().insert(key.to_string(), content);
+    }
+
+    /// Removes an object.
+    pub fn remove_now(&self, key: &str) {
+        self.objects().remove(key);
+    }
+
     /// All keys.
     pub fn keys(&self) -> Vec<String> {
         self.objects().keys().cloned().collect()

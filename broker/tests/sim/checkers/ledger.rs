@@ -1,7 +1,7 @@
 //! Records: what is acknowledged is there, once, at its offset, for ever, and what was read stays.
 
-use crate::executor::World;
-use std::cell::RefCell;
+use crate::executor::{World, EPOCH_MS};
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A partition, by topic name.
@@ -23,8 +23,28 @@ pub fn value_of(id: RecordId) -> Vec<u8> {
     value
 }
 
+/// What makes records of a topic go by themselves: the tightest that was ever set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// `retention.ms`.
+    pub retention_ms: Option<i64>,
+    /// `retention.bytes`.
+    pub retention_bytes: Option<i64>,
+}
+
+/// What decides when a record may go.
+#[derive(Debug, Clone, Copy)]
+struct Made {
+    /// When it says it was made, else when it was sent, by the slowest clock there was.
+    timestamp_ms: i64,
+    says_when: bool,
+    bytes: i64,
+}
+
 #[derive(Default)]
 struct Log {
+    limits: Option<Limits>,
+    made: BTreeMap<RecordId, Made>,
     /// What has been read, or acknowledged, at each offset.
     known: BTreeMap<i64, RecordId>,
     acknowledged: BTreeMap<RecordId, i64>,
@@ -44,6 +64,8 @@ pub struct Ledger {
     logs: RefCell<BTreeMap<Place, Log>>,
     /// Producers whose records must be in the order of their numbers.
     ordered: RefCell<BTreeSet<u32>>,
+    /// How far brokers' clocks were off at most, to either side, in milliseconds.
+    skew_ms: Cell<(i64, i64)>,
 }
 
 impl Ledger {
@@ -53,7 +75,99 @@ impl Ledger {
             world: world.clone(),
             logs: RefCell::default(),
             ordered: RefCell::default(),
+            skew_ms: Cell::default(),
         }
+    }
+
+    /// Some broker's clock is off by this.
+    pub fn clock_is_off(&self, by_ms: i64) {
+        let (slowest, fastest) = self.skew_ms.get();
+        self.skew_ms.set((slowest.min(by_ms), fastest.max(by_ms)));
+    }
+
+    fn now_ms(&self) -> i64 {
+        EPOCH_MS + self.world.now().as_millis() as i64
+    }
+
+    /// A partition is about to get these limits.
+    pub fn limited(&self, place: &Place, limits: Limits) {
+        let mut logs = self.logs.borrow_mut();
+        let known = logs.entry(place.clone()).or_default().limits.get_or_insert_default();
+        let tighter = |known: Option<i64>, new: Option<i64>| known.into_iter().chain(new).min();
+        known.retention_ms = tighter(known.retention_ms, limits.retention_ms);
+        known.retention_bytes = tighter(known.retention_bytes, limits.retention_bytes);
+    }
+
+    /// A record that was sent says that it was made then, and takes at most so many bytes.
+    pub fn made(&self, place: &Place, id: RecordId, timestamp_ms: i64, bytes: usize) {
+        let says_when = timestamp_ms >= 0;
+        let timestamp_ms = match timestamp_ms {
+            // Its segment's time counts, which is later than this.
+            ..0 => self.now_ms() + self.skew_ms.get().0,
+            _ => timestamp_ms,
+        };
+        let bytes = bytes as i64;
+        let mut logs = self.logs.borrow_mut();
+        let log = logs.entry(place.clone()).or_default();
+        log.made.insert(
+            id,
+            Made {
+                timestamp_ms,
+                says_when,
+                bytes,
+            },
+        );
+    }
+
+    /// A partition begins at `start`: what is before it was deleted, or its topic's limits let it go.
+    pub fn start_told(&self, place: &Place, start: i64) {
+        let logs = self.logs.borrow();
+        let Some(log) = logs.get(place) else { return };
+        if start <= log.deletable {
+            return;
+        }
+        let Some(limits) = log.limits else {
+            self.world.violate(format!(
+                "{place:?}: begins at {start}, deletions were asked up to {}",
+                log.deletable
+            ));
+            return;
+        };
+        let now_ms = self.now_ms() + self.skew_ms.get().1;
+        // What is after a record, and what may be: its place is not known.
+        let nowhere: i64 = {
+            let placed: BTreeSet<RecordId> = log.known.values().copied().collect();
+            log.made
+                .iter()
+                .filter(|(id, _)| !placed.contains(id))
+                .map(|(_, made)| made.bytes)
+                .sum()
+        };
+        // Of a segment those of its records count that say when they were made, if any does.
+        let gone = log.known.range(log.deletable..start.max(log.deletable));
+        let some_say_when = gone.filter_map(|(_, id)| log.made.get(id)).any(|made| made.says_when);
+        let mut after: i64 = nowhere;
+        for (offset, id) in log.known.iter().rev() {
+            let Some(made) = log.made.get(id) else { continue };
+            let too_old = limits
+                .retention_ms
+                .is_some_and(|limit| made.timestamp_ms <= now_ms - limit || (!made.says_when && some_say_when));
+            let too_many = limits.retention_bytes.is_some_and(|limit| after >= limit);
+            if (log.deletable..start).contains(offset) && !too_old && !too_many {
+                self.world.violate(format!(
+                    "{place:?}: begins at {start}; record {id:#x} at {offset} is gone, made at {} of {now_ms}, with {after} \
+                     bytes behind it, by {limits:?}",
+                    made.timestamp_ms
+                ));
+                return;
+            }
+            after += made.bytes;
+        }
+    }
+
+    /// Whether records of a partition may go by themselves.
+    pub fn is_limited(&self, place: &Place) -> bool {
+        self.logs.borrow().get(place).is_some_and(|log| log.limits.is_some())
     }
 
     /// From now on this producer's records must be in order.
@@ -166,9 +280,10 @@ impl Ledger {
 
     /// The whole partition as it is after everything: record ids from its first offset on.
     pub fn whole(&self, place: &Place, start: i64, found: &[RecordId]) {
+        self.start_told(place, start);
         let logs = self.logs.borrow();
         let Some(log) = logs.get(place) else { return };
-        if !(log.deleted..=log.deletable).contains(&start) {
+        if start < log.deleted || (start > log.deletable && log.limits.is_none()) {
             self.world.violate(format!(
                 "{place:?}: begins at {start}; deleted up to {}, asked up to {}",
                 log.deleted, log.deletable
