@@ -7,9 +7,12 @@
 
 mod blocks;
 mod create;
+mod direct;
 mod disk;
 mod journal;
 mod list;
+#[cfg(test)]
+mod simulated;
 #[cfg(test)]
 mod tests;
 
@@ -17,13 +20,11 @@ use super::{check_key, ListPage, LocalFuture, ObjectStore, StoreError, Suffix};
 use crate::wal;
 use bytes::Bytes;
 use create::Creator;
-use disk::{Disk, RealDisk, DIRECT_MIN};
+use disk::{is_absent, Access, Disk, DiskFile, Kind, RealDisk, DIRECT_MIN};
 use journal::Journal;
 use rustix::io::Errno;
-use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,6 +43,7 @@ static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug, Clone)]
 pub struct LocalStore {
     root: PathBuf,
+    disk: Arc<dyn Disk>,
     creator: Creator,
     journal: Arc<Journal>,
     /// Which keys are the journal's, unless the object is large.
@@ -56,7 +58,16 @@ impl LocalStore {
     /// # Errors
     /// [`StoreError::Refused`] with the path, if the directory cannot be used.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
-        Self::open_on(Arc::new(RealDisk), root.into(), wal::is_slot_key, journal::LIMITS)
+        let store = Self::open_on(Arc::new(RealDisk), root.into(), wal::is_slot_key, journal::LIMITS)?;
+        match direct::look(&store.root.join(TEMPORARY)) {
+            Ok(writes) => log::info!("object store {}: {writes}", store.root.display()),
+            // A full disk, for one: the store is as safe without the answer.
+            Err(error) => log::warn!(
+                "object store {}: look how it is written to: {error}",
+                store.root.display()
+            ),
+        }
+        Ok(store)
     }
 
     fn open_on(
@@ -67,18 +78,20 @@ impl LocalStore {
     ) -> Result<Self, StoreError> {
         let temporary = root.join(TEMPORARY);
         let describe = |path: &Path, error: io::Error| StoreError::Refused(format!("{}: {error}", path.display()));
-        fs::create_dir_all(&temporary).map_err(|error| describe(&temporary, error))?;
-        for entry in fs::read_dir(&temporary).map_err(|error| describe(&temporary, error))? {
-            let path = entry.map_err(|error| describe(&temporary, error))?.path();
-            fs::remove_file(&path).map_err(|error| describe(&path, error))?;
+        disk.make_directories(&temporary)
+            .map_err(|error| describe(&temporary, error))?;
+        let left = disk.entries(&temporary).map_err(|error| describe(&temporary, error))?;
+        for (name, _) in left {
+            let path = temporary.join(name);
+            disk.remove_file(&path).map_err(|error| describe(&path, error))?;
         }
         // What a killed process had named and not yet synced is visible from now on, so it has to stay; so has the root.
-        let synced = File::open(&root).and_then(|directory| Ok(rustix::fs::syncfs(&directory)?));
-        synced.map_err(|error| describe(&root, error))?;
+        disk.sync_everything(&root).map_err(|error| describe(&root, error))?;
         let journal = Arc::new(Journal::open(root.join(JOURNAL), disk.clone(), limits)?);
-        let creator = Creator::new(root.clone(), disk);
+        let creator = Creator::new(root.clone(), disk.clone());
         Ok(LocalStore {
             root,
+            disk,
             creator,
             journal,
             in_journal,
@@ -120,11 +133,24 @@ impl LocalStore {
         }
         let name = self.journal.take(key)?;
         let bytes = body.iter().map(|part| part.len() as u64).sum();
-        match fs::exists(path) {
+        match self.disk.kind(path) {
+            Err(error) if is_absent(&error) && name.fits(bytes) => name.store(body, crc32c),
+            Err(error) if !is_absent(&error) => Err(failed("look for", key, &error)),
             // A large one is there, which answers as any file does.
-            Ok(false) if name.fits(bytes) => name.store(body, crc32c),
-            Ok(_) => self.creator.create(key, path, temporary, body),
-            Err(error) => Err(failed("look for", key, &error)),
+            _ => self.creator.create(key, path, temporary, body),
+        }
+    }
+
+    fn delete_file(&self, path: &Path) -> Result<(), StoreError> {
+        match self.disk.remove_file(path) {
+            Ok(()) => {
+                self.creator.remove_empty_parents(path);
+                Ok(())
+            }
+            // No object has this name: nothing has, it lies below an object, or it is a folder.
+            Err(error) if is_absent(&error) => Ok(()),
+            Err(_) if matches!(self.disk.kind(path), Ok(Kind::Directory)) => Ok(()),
+            Err(error) => Err(failed("delete", &path.display().to_string(), &error)),
         }
     }
 
@@ -158,7 +184,7 @@ impl ObjectStore for LocalStore {
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Bytes, StoreError>> {
         Box::pin(async move {
             let (path, key) = (self.path(key)?, key.to_string());
-            let journal = self.journal.clone();
+            let (journal, disk) = (self.journal.clone(), self.disk.clone());
             self.blocking(move || {
                 let inside = |len: u64| match range.start > len {
                     true => Err(StoreError::Refused(format!(
@@ -171,14 +197,14 @@ impl ObjectStore for LocalStore {
                     return Ok(bytes);
                 }
                 if range.end.saturating_sub(range.start) >= DIRECT_MIN {
-                    let (file, len) = opened(blocks::open_to_read(&path), &key)?;
+                    let (file, len) = opened(&*disk, &path, Access::ReadBlocks, &key)?;
                     let range = inside(len)?;
                     let len = range.end.saturating_sub(range.start) as usize;
-                    return blocks::read(&file, range.start, len).map_err(|error| failed("read", &key, &error));
+                    return blocks::read(&*file, range.start, len).map_err(|error| failed("read", &key, &error));
                 }
-                let (file, len) = opened(File::open(&path), &key)?;
+                let (file, len) = opened(&*disk, &path, Access::Read, &key)?;
                 let range = inside(len)?;
-                read(&file, range.start, range.end.saturating_sub(range.start), &key)
+                read(&*file, range.start, range.end.saturating_sub(range.start), &key)
             })
             .await
         })
@@ -187,16 +213,16 @@ impl ObjectStore for LocalStore {
     fn get_suffix<'a>(&'a self, key: &'a str, len: u64) -> LocalFuture<'a, Result<Suffix, StoreError>> {
         Box::pin(async move {
             let (path, key) = (self.path(key)?, key.to_string());
-            let journal = self.journal.clone();
+            let (journal, disk) = (self.journal.clone(), self.disk.clone());
             self.blocking(move || {
                 if let Some((bytes, object_len)) =
                     journal.read(&key, |object_len| Ok(object_len - len.min(object_len)..object_len))?
                 {
                     return Ok(Suffix { bytes, object_len });
                 }
-                let (file, object_len) = opened(File::open(&path), &key)?;
+                let (file, object_len) = opened(&*disk, &path, Access::Read, &key)?;
                 let take = len.min(object_len);
-                let bytes = read(&file, object_len - take, take, &key)?;
+                let bytes = read(&*file, object_len - take, take, &key)?;
                 Ok(Suffix { bytes, object_len })
             })
             .await
@@ -212,8 +238,8 @@ impl ObjectStore for LocalStore {
         Box::pin(async move {
             let (root, prefix) = (self.root.clone(), prefix.to_string());
             let start_after = start_after.map(str::to_string);
-            let journal = self.journal.clone();
-            self.blocking(move || list::list(&root, &journal, &prefix, start_after.as_deref(), limit))
+            let (journal, disk) = (self.journal.clone(), self.disk.clone());
+            self.blocking(move || list::list(&*disk, &root, &journal, &prefix, start_after.as_deref(), limit))
                 .await
         })
     }
@@ -221,46 +247,44 @@ impl ObjectStore for LocalStore {
     fn delete<'a>(&'a self, keys: &'a [String]) -> LocalFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let paths = keys.iter().map(|key| self.path(key)).collect::<Result<Vec<_>, _>>()?;
-            let (creator, journal, keys) = (self.creator.clone(), self.journal.clone(), keys.to_vec());
+            let (store, keys) = (self.clone(), keys.to_vec());
             self.blocking(move || {
-                let found = journal.delete(&keys)?;
+                let found = store.journal.delete(&keys)?;
                 let files = paths.iter().zip(found).filter(|(_, found)| !found);
-                files.map(|(path, _)| path).try_for_each(|path| delete(&creator, path))
+                files.map(|(path, _)| path).try_for_each(|path| store.delete_file(path))
             })
             .await
         })
     }
 }
 
-fn delete(creator: &Creator, path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
-        Ok(()) => {
-            creator.remove_empty_parents(path);
-            Ok(())
-        }
-        // No object has this name: nothing has, it lies below an object, or it is a folder.
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
-        Err(_) if path.is_dir() => Ok(()),
-        Err(error) => Err(failed("delete", &path.display().to_string(), &error)),
-    }
+fn opened(disk: &dyn Disk, path: &Path, access: Access, key: &str) -> Result<(Box<dyn DiskFile>, u64), StoreError> {
+    let describe = |error: io::Error| match is_absent(&error) {
+        true => StoreError::NotFound(key.to_string()),
+        false => failed("open", key, &error),
+    };
+    let file = match disk.open(path, access) {
+        Err(_) if matches!(disk.kind(path), Ok(Kind::Directory)) => return Err(StoreError::NotFound(key.to_string())),
+        opened => opened.map_err(describe)?,
+    };
+    let len = match disk.kind(path).map_err(describe)? {
+        Kind::Directory => return Err(StoreError::NotFound(key.to_string())),
+        _ => file.len().map_err(|error| failed("read", key, &error))?,
+    };
+    Ok((file, len))
 }
 
-fn opened(file: io::Result<File>, key: &str) -> Result<(File, u64), StoreError> {
-    let file = file.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => StoreError::NotFound(key.to_string()),
-        _ => failed("open", key, &error),
-    })?;
-    let metadata = file.metadata().map_err(|error| failed("read", key, &error))?;
-    if metadata.is_dir() {
-        return Err(StoreError::NotFound(key.to_string()));
-    }
-    Ok((file, metadata.len()))
-}
-
-fn read(file: &File, from: u64, len: u64, key: &str) -> Result<Bytes, StoreError> {
+fn read(file: &dyn DiskFile, from: u64, len: u64, key: &str) -> Result<Bytes, StoreError> {
     let mut buffer = vec![0; len as usize];
-    file.read_exact_at(&mut buffer, from)
-        .map_err(|error| failed("read", key, &error))?;
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], from + filled as u64) {
+            Ok(0) => return Err(failed("read", key, &io::ErrorKind::UnexpectedEof.into())),
+            Ok(more) => filled += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed("read", key, &error)),
+        }
+    }
     Ok(buffer.into())
 }
 

@@ -1,13 +1,9 @@
 //! Whole blocks, past the page cache: what a device reads and writes without the kernel copying it.
 
-use super::disk::Disk;
+use super::disk::DiskFile;
 use bytes::Bytes;
-use rustix::fs::OFlags;
 use std::cell::RefCell;
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
 
 /// Devices take direct reads and writes of whole blocks at whole blocks, to and from memory that begins at one. No device
 /// that is common today has larger ones.
@@ -15,47 +11,6 @@ pub(super) const BLOCK: usize = 4096;
 
 /// Bytes of one write at most.
 const CHUNK: usize = 1 << 20;
-
-/// Makes a file that was not there, to be read and written in whole blocks.
-pub(super) fn create(path: &Path) -> io::Result<File> {
-    match options().create_new(true).custom_flags(direct()).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            // A file system without direct writes. Some of them make the file before they say so.
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => options().create_new(true).open(path),
-            }
-        }
-        made => made,
-    }
-}
-
-/// Opens a file to be read and written in whole blocks.
-pub(super) fn open(path: &Path) -> io::Result<File> {
-    open_with(&mut options(), path)
-}
-
-/// Opens a file to be read in whole blocks.
-pub(super) fn open_to_read(path: &Path) -> io::Result<File> {
-    open_with(OpenOptions::new().read(true), path)
-}
-
-fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    match options.clone().custom_flags(direct()).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => options.open(path),
-        opened => opened,
-    }
-}
-
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true);
-    options
-}
-
-fn direct() -> i32 {
-    OFlags::DIRECT.bits() as i32
-}
 
 /// Memory that begins at a whole block.
 struct Aligned {
@@ -78,7 +33,7 @@ impl Aligned {
 ///
 /// # Errors
 /// [`io::ErrorKind::UnexpectedEof`] if the file ends before.
-pub(super) fn read(file: &File, at: u64, len: usize) -> io::Result<Bytes> {
+pub(super) fn read(file: &dyn DiskFile, at: u64, len: usize) -> io::Result<Bytes> {
     let skip = at as usize % BLOCK;
     let want = skip + len;
     let mut into = Aligned::new(want.next_multiple_of(BLOCK));
@@ -103,15 +58,13 @@ thread_local! {
 
 /// Writes what `fill` pushes, in whole blocks from the block at `at` on; the last one is filled up with zeros.
 pub(super) fn write<T>(
-    disk: &dyn Disk,
-    file: &File,
+    file: &dyn DiskFile,
     at: u64,
     fill: impl FnOnce(&mut Writer<'_>) -> io::Result<T>,
 ) -> io::Result<T> {
     LINED_UP.with_borrow_mut(|lined_up| {
         let Aligned { memory, from } = lined_up.get_or_insert_with(|| Aligned::new(CHUNK));
         let mut writer = Writer {
-            disk,
             file,
             at,
             chunk: &mut memory[*from..*from + CHUNK],
@@ -127,8 +80,7 @@ pub(super) fn write<T>(
 
 /// Bytes on their way to a file.
 pub(super) struct Writer<'a> {
-    disk: &'a dyn Disk,
-    file: &'a File,
+    file: &'a dyn DiskFile,
     at: u64,
     chunk: &'a mut [u8],
     filled: usize,
@@ -166,7 +118,7 @@ impl Writer<'_> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.disk.write_at(self.file, &self.chunk[..self.filled], self.at)?;
+        self.file.write_at(&self.chunk[..self.filled], self.at)?;
         self.at += self.filled as u64;
         self.filled = 0;
         Ok(())

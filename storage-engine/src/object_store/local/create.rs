@@ -1,12 +1,11 @@
 //! One create, from its bytes to `Ok`: written under a temporary name, synced, named, and the name synced.
 
-use super::disk::Disk;
+use super::disk::{Disk, Kind};
 use super::failed;
 use crate::object_store::StoreError;
 use bytes::Bytes;
 use rustix::io::Errno;
 use std::collections::HashSet;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,7 +39,7 @@ impl Creator {
             .map_err(|error| failed("write", key, &error));
         let named = written.and_then(|()| self.name(key, path, temporary));
         // After a rename there is nothing to remove; otherwise the half-made file must not stay.
-        match fs::remove_file(temporary) {
+        match self.disk.remove_file(temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 log::warn!("remove temporary file {}: {error}", temporary.display());
             }
@@ -51,7 +50,7 @@ impl Creator {
 
     fn write_synced(&self, temporary: &Path, body: &[Bytes]) -> io::Result<()> {
         let file = self.disk.write(temporary, body)?;
-        self.disk.sync_file(&file)
+        file.sync()
     }
 
     /// Gives the file its name, unless the name is taken. A parent directory that a delete removed meanwhile is made
@@ -62,7 +61,7 @@ impl Creator {
                 return self.settle(key, path);
             };
             match error.raw_os_error().map(Errno::from_raw_os_error) {
-                Some(Errno::EXIST) if path.is_dir() => {
+                Some(Errno::EXIST) if self.is_directory(path) => {
                     return Err(StoreError::Refused(format!("{key} is a folder")));
                 }
                 Some(Errno::EXIST) => {
@@ -102,7 +101,7 @@ impl Creator {
     fn settle_directory(&self, directory: &Path) -> io::Result<()> {
         // Held while syncing: nobody removes the directory between the sync and the note of it.
         let mut durable = self.durable();
-        if durable.contains(directory) || !directory.exists() {
+        if durable.contains(directory) || !self.is_directory(directory) {
             return Ok(());
         }
         let above = directory.ancestors().skip(1);
@@ -117,11 +116,15 @@ impl Creator {
     pub fn remove_empty_parents(&self, path: &Path) {
         for directory in path.ancestors().skip(1).take_while(|directory| *directory != self.root) {
             let mut durable = self.durable();
-            if fs::remove_dir(directory).is_err() {
+            if self.disk.remove_directory(directory).is_err() {
                 break;
             }
             durable.remove(directory);
         }
+    }
+
+    fn is_directory(&self, path: &Path) -> bool {
+        matches!(self.disk.kind(path), Ok(Kind::Directory))
     }
 
     fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {

@@ -1,15 +1,15 @@
 //! Listings: a walk through the directories that the prefix leaves, in the order of keys.
 
+use super::disk::{is_absent, Disk, Kind};
 use super::failed;
 use super::journal::Journal;
 use crate::object_store::{can_begin_key, ListPage, ObjectMeta, StoreError};
-use std::fs::{self, DirEntry, FileType, Metadata};
 use std::io;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
 
 /// At most `limit` objects that begin with `prefix` and come after `start_after`, of files and of the journal.
 pub(super) fn list(
+    disk: &dyn Disk,
     root: &Path,
     journal: &Journal,
     prefix: &str,
@@ -21,6 +21,7 @@ pub(super) fn list(
         return Ok(page);
     }
     let walk = Walk {
+        disk,
         root,
         prefix,
         start_after: start_after.unwrap_or(""),
@@ -47,8 +48,12 @@ pub(super) fn list(
             page.objects.extend(small.next());
         } else if let Some(key) = files.next() {
             // One that was deleted since the directory was read is left out.
-            if let Some(metadata) = present(fs::metadata(root.join(&key)), &key)? {
-                page.objects.push(describe(key, &metadata));
+            if let Some(Kind::File { len, modified_ms }) = present(disk.kind(&root.join(&key)), &key)? {
+                page.objects.push(ObjectMeta {
+                    key,
+                    size: len,
+                    modified_ms,
+                });
             }
         }
     }
@@ -56,6 +61,7 @@ pub(super) fn list(
 }
 
 struct Walk<'a> {
+    disk: &'a dyn Disk,
     root: &'a Path,
     prefix: &'a str,
     start_after: &'a str,
@@ -63,12 +69,10 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn collect(&self, directory: &str, keys: &mut Vec<String>) -> Result<(), StoreError> {
-        let Some(entries) = present(fs::read_dir(self.root.join(directory)), directory)? else {
+        let Some(entries) = present(self.disk.entries(&self.root.join(directory)), directory)? else {
             return Ok(());
         };
-        for entry in entries {
-            let entry = entry.map_err(|error| failed("list", directory, &error))?;
-            let name = entry.file_name();
+        for (name, is_directory) in entries {
             // A name that is no UTF-8 is not ours; in the root, one with a dot is no key's.
             let Some(name) = name
                 .to_str()
@@ -80,14 +84,11 @@ impl Walk<'_> {
                 "" => name.to_string(),
                 _ => format!("{directory}/{name}"),
             };
-            let Some(kind) = present(kind(&entry), &key)? else {
-                continue;
-            };
-            if kind.is_dir() {
+            if is_directory {
                 if self.may_hold(&format!("{key}/")) {
                     self.collect(&key, keys)?;
                 }
-            } else if kind.is_file() && key.starts_with(self.prefix) && key.as_str() > self.start_after {
+            } else if key.starts_with(self.prefix) && key.as_str() > self.start_after {
                 keys.push(key);
             }
         }
@@ -101,31 +102,10 @@ impl Walk<'_> {
     }
 }
 
-/// What an entry is; of a link, what it leads to.
-fn kind(entry: &DirEntry) -> io::Result<FileType> {
-    let kind = entry.file_type()?;
-    if kind.is_symlink() {
-        return Ok(fs::metadata(entry.path())?.file_type());
-    }
-    Ok(kind)
-}
-
 fn present<T>(found: io::Result<T>, key: &str) -> Result<Option<T>, StoreError> {
     match found {
         Ok(found) => Ok(Some(found)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(failed("list", key, &error)),
-    }
-}
-
-fn describe(key: String, metadata: &Metadata) -> ObjectMeta {
-    let modified = metadata
-        .modified()
-        .ok()
-        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    ObjectMeta {
-        key,
-        size: metadata.len(),
-        modified_ms: modified.map_or(0, |since| since.as_millis() as i64),
     }
 }

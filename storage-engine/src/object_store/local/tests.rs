@@ -4,7 +4,9 @@ use crate::object_store::faulty::{FaultyStore, PassAll};
 use crate::object_store::ObjectMeta;
 use futures::future::join_all;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use kafscale_test_disk::{Faults, TestDisk as Simulated};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
 use std::future::Future;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{symlink, MetadataExt};
@@ -267,7 +269,7 @@ fn a_listing_tells_when_an_object_was_written() {
 /// The real disk, which notes what a power loss would leave, and on which steps can be made to fail or to be late.
 #[derive(Debug, Default)]
 struct TestDisk {
-    state: Mutex<TestState>,
+    state: Arc<Mutex<TestState>>,
 }
 
 #[derive(Debug, Default)]
@@ -312,17 +314,50 @@ impl TestDisk {
     }
 }
 
-impl Disk for TestDisk {
-    fn write(&self, path: &Path, body: &[Bytes]) -> io::Result<File> {
-        self.step("write")?;
-        RealDisk.write(path, body)
+#[derive(Debug)]
+struct SteppedFile {
+    file: File,
+    disk: TestDisk,
+}
+
+impl DiskFile for SteppedFile {
+    fn len(&self) -> io::Result<u64> {
+        DiskFile::len(&self.file)
     }
 
-    fn sync_file(&self, file: &File) -> io::Result<()> {
-        self.step("sync file")?;
-        let inode = file.metadata()?.ino();
-        self.state.lock().unwrap().synced_files.insert(inode);
+    fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
+        DiskFile::read_at(&self.file, into, at)
+    }
+
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        DiskFile::write_at(&self.file, bytes, at)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        DiskFile::set_len(&self.file, len)
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        DiskFile::reserve(&self.file, bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.step("sync file")?;
+        let inode = self.file.metadata()?.ino();
+        self.disk.state.lock().unwrap().synced_files.insert(inode);
         Ok(())
+    }
+}
+
+impl Disk for TestDisk {
+    fn write(&self, path: &Path, body: &[Bytes]) -> io::Result<Box<dyn DiskFile>> {
+        self.step("write")?;
+        drop(RealDisk.write(path, body)?);
+        let disk = TestDisk {
+            state: self.state.clone(),
+        };
+        let file = File::open(path)?;
+        Ok(Box::new(SteppedFile { file, disk }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -391,7 +426,13 @@ fn a_name_that_is_found_taken_is_durable_too() {
         // Named by a process that was killed right then.
         fs::create_dir(directory.path().join("a")).unwrap();
         let file = fs::write(directory.path().join("a/b"), "x").and_then(|()| File::open(directory.path().join("a/b")));
-        disk.sync_file(&file.unwrap()).unwrap();
+        let synced = SteppedFile {
+            file: file.unwrap(),
+            disk: TestDisk {
+                state: disk.state.clone(),
+            },
+        };
+        synced.sync().unwrap();
         assert!(!disk.keeps(directory.path(), "a/b"));
         let taken = store.create("a/b", body("y")).await;
         assert!(matches!(taken, Err(StoreError::Conflict(_))), "{taken:?}");
@@ -483,4 +524,137 @@ fn a_step_that_fails_is_never_answered_with_ok_and_says_what_is_known() {
             assert!(disk.keeps(directory.path(), "a/b"), "{step}");
         }
     });
+}
+
+/// Objects as files and in packs, on a disk that fails and loses its power: what was acknowledged, or found taken, stays.
+#[test]
+fn no_power_cut_takes_an_object_that_was_acknowledged() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let seeds = match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SEEDS").unwrap_or(500),
+    };
+    let failed: Vec<String> = seeds
+        .filter_map(|seed| lose_power_again_and_again(seed, seed % 2 == 0).err())
+        .collect();
+    assert!(failed.is_empty(), "{} seeds fail: {}", failed.len(), failed[0]);
+}
+
+const SIMULATED_ROOT: &str = "/objects";
+
+fn open_simulated(disk: &Simulated) -> Result<LocalStore, StoreError> {
+    let limits = journal::Limits {
+        pack_blocks: 24,
+        object_bytes: 40 << 10,
+        spare_packs: 1,
+    };
+    let in_packs = |key: &str| key.starts_with("small/");
+    LocalStore::open_on(Arc::new(disk.clone()), SIMULATED_ROOT.into(), in_packs, limits)
+}
+
+fn content_of(store: &LocalStore, key: &str) -> Option<Vec<u8>> {
+    if let Some((bytes, _)) = store.journal.read(key, |len| Ok(0..len)).unwrap() {
+        return Some(bytes.to_vec());
+    }
+    match opened(&*store.disk, &store.path(key).unwrap(), Access::Read, key) {
+        Ok((file, len)) => Some(super::read(&*file, 0, len, key).unwrap().to_vec()),
+        Err(StoreError::NotFound(_)) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// What a key holds for certain, or else what it may hold besides nothing.
+#[derive(Debug, Default)]
+struct Known {
+    content: Option<Vec<u8>>,
+    perhaps: Vec<Vec<u8>>,
+}
+
+fn lose_power_again_and_again(seed: u64, direct: bool) -> Result<(), String> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut disk = Simulated::new(seed);
+    if !direct {
+        disk = disk.without_direct_writes();
+    }
+    let mut known: BTreeMap<String, Known> = BTreeMap::new();
+    for life in 0..5 {
+        let when = format!("seed {seed}, life {life}");
+        // An error that nobody has reported yet is reported by the first sync: a second start gets past it.
+        let store = open_simulated(&disk)
+            .or_else(|_| open_simulated(&disk))
+            .map_err(|error| format!("{when}: {error}"))?;
+        for (key, known) in &mut known {
+            let found = content_of(&store, key);
+            let allowed = match (&known.content, &found) {
+                (Some(content), found) => found.as_ref() == Some(content),
+                (None, Some(found)) => known.perhaps.contains(found),
+                (None, None) => true,
+            };
+            if !allowed {
+                return Err(format!("{when}: {key} is lost or changed"));
+            }
+            *known = Known {
+                content: found,
+                perhaps: Vec::new(),
+            };
+        }
+        for number in 0..random.u32(1..50) {
+            match random.u8(..20) {
+                0 => disk.set_faults(Faults {
+                    write_permille: random.u32(100..900),
+                    flush_permille: random.u32(..300),
+                    ..Faults::default()
+                }),
+                1..4 => disk.set_faults(Faults::default()),
+                4..7 => disk.write_back_some(),
+                _ => {}
+            }
+            let folder = random.choice(["small", "a", "a/b"]).unwrap();
+            let key = format!("{folder}/{}", random.u8(..6));
+            let known = known.entry(key.clone()).or_default();
+            let path = store.path(&key).unwrap();
+            if random.u8(..3) == 0 {
+                let deleted = match store.journal.delete(&[key]) {
+                    Ok(found) if found[0] => Ok(()),
+                    Ok(_) => store.delete_file(&path),
+                    Err(error) => Err(error),
+                };
+                // A name that was removed may come back until its directory is synced.
+                if let Some(content) = known.content.take() {
+                    known.perhaps.push(content);
+                }
+                drop(deleted);
+                continue;
+            }
+            // A writer that tries again has the same bytes: a name is a pack's or a file's, not now one and then the other.
+            let sizes = if folder == "small" {
+                [0, 1, 5000, 9000]
+            } else {
+                [0, 1, 5000, 50_000]
+            };
+            let len = *random.choice(&sizes).unwrap();
+            let content: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(len).collect();
+            let temporary = Path::new(SIMULATED_ROOT)
+                .join(TEMPORARY)
+                .join(format!("{life}-{number}"));
+            match store.create_blocking(&key, &path, &temporary, &[Bytes::from(content.clone())], None) {
+                Ok(()) => known.content = Some(content),
+                Err(StoreError::Conflict(_)) => {
+                    let found = content_of(&store, &key).ok_or(format!("{when}: {key} is taken by nothing"))?;
+                    if known.content.is_none() && !known.perhaps.contains(&found) {
+                        return Err(format!("{when}: {key} is taken by something else"));
+                    }
+                    known.content = Some(found);
+                }
+                Err(StoreError::OutcomeUnknown(_)) => known.perhaps.push(content),
+                Err(_) => {}
+            }
+        }
+        drop(store);
+        if random.u8(..4) > 0 {
+            disk = disk.after_power_cut();
+        }
+        disk.set_faults(Faults::default());
+    }
+    Ok(())
 }

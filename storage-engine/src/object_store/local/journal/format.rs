@@ -47,6 +47,10 @@ impl PackState {
         self.dead[block as usize / 8] |= 1 << (block % 8);
     }
 
+    pub fn revive(&mut self, block: u32) {
+        self.dead[block as usize / 8] &= !(1 << (block % 8));
+    }
+
     pub fn is_dead(&self, block: u32) -> bool {
         self.dead[block as usize / 8] & 1 << (block % 8) != 0
     }

@@ -3,7 +3,12 @@
 //! A file of its own costs an object a new inode, two syncs and a directory entry to remove again. In a pack it costs one
 //! write and one sync of blocks that were there before. A pack whose objects are all deleted is used again.
 //!
-//! An object counts once its entry is synced. Who opens the packs after a crash takes every entry that is whole; for most of
+//! An object counts once its entry is synced, by a descriptor that nobody else uses at the time. Where writes go through the
+//! page cache, a failed one is reported once per descriptor: if writers shared one, the sync of one would take the error of
+//! all, and the others would acknowledge what the disk does not have (docs/decisions/0018). A pack of which a write or a
+//! sync failed gets no further entry, and is removed once nothing in it is alive.
+//!
+//! Who opens the packs after a crash takes every entry that is whole; for most of
 //! them an entry behind them vouches, only what may have been under way is read ([`recover`]). An entry that somebody vouches
 //! for and that is not there is damage, and refused: what is missing had been acknowledged.
 
@@ -13,13 +18,12 @@ mod recover;
 mod tests;
 
 use super::blocks::{self, BLOCK};
-use super::disk::Disk;
+use super::disk::{is_absent, Access, Disk, DiskFile};
 use super::failed;
 use crate::object_store::{ObjectMeta, StoreError};
 use bytes::Bytes;
 use format::{EntryHeader, PackState, BLOCKS_MAX, ENTRY_TRAILER, STATE_BLOCKS};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -87,8 +91,10 @@ struct Stored {
 
 #[derive(Debug)]
 struct Pack {
-    /// Who reads or writes has a share of it, and as long nobody uses the pack again.
-    file: Arc<File>,
+    /// For reads and for the state. Each reader holds a share, and a pack with readers is not used again.
+    file: Arc<dyn DiskFile>,
+    /// Descriptors for entries that no writer uses at the moment. Only the current pack keeps them.
+    writers: Vec<Box<dyn DiskFile>>,
     state: PackState,
     /// Blocks that are set aside for it.
     blocks: u32,
@@ -96,27 +102,36 @@ struct Pack {
     end: u32,
     /// Objects in it.
     live: usize,
-    /// First blocks of entries that are not known to be complete.
+    /// First blocks of entries that are being written.
     in_flight: BTreeSet<u32>,
+    /// A write or a sync of it failed.
+    failed: bool,
+    /// A delete failed, and the disk may have it that its objects are gone.
+    unsettled: bool,
 }
 
 impl Pack {
-    fn is_spare(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.live == 0 && self.in_flight.is_empty()
+    }
+
+    fn fits(&self, blocks: u32) -> bool {
+        !self.failed && self.blocks.saturating_sub(self.end) >= blocks
     }
 }
 
 /// Where an entry is to be written.
 struct Place {
     pack: u64,
-    file: Arc<File>,
+    /// A descriptor that is this writer's alone.
+    file: Box<dyn DiskFile>,
     block: u32,
     header: EntryHeader,
 }
 
 impl Journal {
     /// An object's file and where in it the object is, if it is here.
-    fn find(&self, key: &str) -> Option<(Arc<File>, Stored)> {
+    fn find(&self, key: &str) -> Option<(Arc<dyn DiskFile>, Stored)> {
         let state = self.lock();
         match state.names.get(key) {
             Some(Name::Stored(stored)) => {
@@ -138,7 +153,7 @@ impl Journal {
         };
         let range = range(stored.len)?;
         let len = range.end.saturating_sub(range.start) as usize;
-        let bytes = blocks::read(&file, stored.at + range.start, len).map_err(|error| failed("read", key, &error))?;
+        let bytes = blocks::read(&*file, stored.at + range.start, len).map_err(|error| failed("read", key, &error))?;
         Ok(Some((bytes, stored.len)))
     }
 
@@ -172,7 +187,13 @@ impl Journal {
         loop {
             match state.names.get(key) {
                 None => break,
-                Some(Name::Stored(_)) => return Err(StoreError::Conflict(key.to_string())),
+                Some(Name::Stored(stored)) => {
+                    let number = stored.pack;
+                    if let Some(pack) = state.packs.get_mut(&number).filter(|pack| pack.unsettled) {
+                        write_state(pack).map_err(|error| failed("settle a failed delete of", key, &error))?;
+                    }
+                    return Err(StoreError::Conflict(key.to_string()));
+                }
                 // It is not there before it is durable, nor free before it is known not to be.
                 Some(Name::Taken) => state = self.settled.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
@@ -185,31 +206,44 @@ impl Journal {
         })
     }
 
-    /// Removes objects; says of each key whether one was here.
+    /// Removes objects; says of each key whether one was here. After an error some or all of them are still here.
     pub fn delete(&self, keys: &[String]) -> Result<Vec<bool>, StoreError> {
         let mut state = self.lock();
-        let mut touched = BTreeSet::new();
+        let State {
+            names, packs, current, ..
+        } = &mut *state;
         let mut found = Vec::with_capacity(keys.len());
+        let mut doomed: BTreeMap<u64, Vec<(&String, u32)>> = BTreeMap::new();
         for key in keys {
-            let stored = match state.names.get(key) {
-                Some(Name::Stored(stored)) => *stored,
-                _ => {
-                    found.push(false);
-                    continue;
-                }
+            let stored = match names.get(key) {
+                Some(Name::Stored(stored)) => Some(*stored),
+                _ => None,
             };
-            state.names.remove(key);
-            if let Some(pack) = state.packs.get_mut(&stored.pack) {
-                pack.state.kill(stored.block);
-                pack.live -= 1;
-                touched.insert(stored.pack);
+            found.push(stored.is_some());
+            if let Some(stored) = stored {
+                doomed.entry(stored.pack).or_default().push((key, stored.block));
             }
-            found.push(true);
         }
-        for number in touched {
-            if let Some(pack) = state.packs.get_mut(&number) {
-                self.write_state(pack)
-                    .map_err(|error| failed("delete from", &self.pack_path(number).display().to_string(), &error))?;
+        for (number, doomed) in doomed {
+            let Some(pack) = packs.get_mut(&number) else {
+                continue;
+            };
+            doomed.iter().for_each(|(_, block)| pack.state.kill(*block));
+            if let Err(error) = write_state(pack) {
+                // Nobody knows which state the disk has. Whoever finds the names taken relies on the objects.
+                doomed.iter().for_each(|(_, block)| pack.state.revive(*block));
+                pack.unsettled = write_state(pack).is_err();
+                fail(number, pack, current);
+                return Err(failed(
+                    "delete from",
+                    &self.pack_path(number).display().to_string(),
+                    &error,
+                ));
+            }
+            for (key, _) in doomed {
+                if names.remove(key).is_some() {
+                    pack.live -= 1;
+                }
             }
         }
         self.remove_superfluous(&mut state)?;
@@ -219,51 +253,50 @@ impl Journal {
     fn append(&self, key: &str, body: &[Bytes], crc32c: Option<u32>) -> Result<Stored, StoreError> {
         let len = body.iter().map(|part| part.len() as u64).sum();
         let place = self.place(key, len).map_err(|error| failed("write", key, &error))?;
-        let written = self.write_entry(&place, body, crc32c);
-        self.finish(&place, written)
+        let written = write_entry(&place, body, crc32c).and_then(|()| place.file.sync());
+        self.finish(place, written)
     }
 
     /// An entry is durable, or will not be.
-    fn finish(&self, place: &Place, written: io::Result<()>) -> Result<Stored, StoreError> {
+    fn finish(&self, place: Place, written: io::Result<()>) -> Result<Stored, StoreError> {
         let key = &place.header.key;
         let mut state = self.lock();
+        let State { packs, current, .. } = &mut *state;
         // A pack stays while something in it is in flight.
-        let Some(pack) = state.packs.get_mut(&place.pack) else {
+        let Some(pack) = packs.get_mut(&place.pack) else {
             return Err(StoreError::OutcomeUnknown(format!("the pack of {key} is gone")));
         };
-        let Err(error) = written else {
-            pack.in_flight.remove(&place.block);
-            pack.live += 1;
-            return Ok(Stored {
-                pack: place.pack,
-                block: place.block,
-                at: u64::from(place.block) * BLOCK as u64 + place.header.body_at(),
-                len: place.header.len,
-                modified_ms: place.header.modified_ms,
-            });
+        pack.in_flight.remove(&place.block);
+        let error = match written {
+            Ok(()) if !pack.failed => {
+                pack.live += 1;
+                if *current == Some(place.pack) {
+                    pack.writers.push(place.file);
+                }
+                return Ok(Stored {
+                    pack: place.pack,
+                    block: place.block,
+                    at: u64::from(place.block) * BLOCK as u64 + place.header.body_at(),
+                    len: place.header.len,
+                    modified_ms: place.header.modified_ms,
+                });
+            }
+            // A file system that reports the failure of one write to another's sync must not be believed either.
+            Ok(()) => io::Error::other("another write to the pack failed at the same time"),
+            Err(error) => error,
         };
-        // It stays in flight: no entry behind it says that all before it is complete.
+        // No later entry vouches for this one: the pack gets none.
+        fail(place.pack, pack, current);
         pack.state.kill(place.block);
-        let undone = self.write_state(pack);
-        state.current = state.current.filter(|current| *current != place.pack);
+        let undone = write_state(pack);
+        let removed = self.remove_superfluous(&mut state);
+        if let Err(error) = removed {
+            log::warn!("{error}; the next delete tries again");
+        }
         Err(match undone {
             Ok(()) => failed("write", key, &error),
             Err(undo) => StoreError::OutcomeUnknown(format!("write {key}: {error}; take it back: {undo}")),
         })
-    }
-
-    fn write_entry(&self, place: &Place, body: &[Bytes], crc32c: Option<u32>) -> io::Result<()> {
-        let at = u64::from(place.block) * BLOCK as u64;
-        let content = place.header.body_at() + place.header.len + ENTRY_TRAILER as u64;
-        let padding = content.next_multiple_of(BLOCK as u64) - content;
-        blocks::write(&*self.disk, &place.file, at, |writer| {
-            writer.push(&place.header.encode())?;
-            body.iter().try_for_each(|part| writer.push(part))?;
-            writer.skip(padding as usize)?;
-            let crc32c = crc32c.unwrap_or_else(|| body.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part)));
-            writer.push(&crc32c.to_be_bytes())
-        })?;
-        self.disk.sync_file(&place.file)
     }
 
     /// Finds room for an entry.
@@ -277,16 +310,22 @@ impl Journal {
             next_seq,
             ..
         } = &mut *state;
-        let fits = |pack: &Pack| pack.blocks.saturating_sub(pack.end) >= blocks;
         let number = match *current {
-            Some(number) if packs.get(&number).is_some_and(fits) => number,
+            Some(number) if packs.get(&number).is_some_and(|pack| pack.fits(blocks)) => number,
             _ => self.next_pack(packs, *current, next_pack, blocks)?,
         };
-        *current = Some(number);
+        let former = current.replace(number).filter(|former| *former != number);
+        if let Some(former) = former.and_then(|former| packs.get_mut(&former)) {
+            former.writers.clear();
+        }
         let pack = packs.get_mut(&number).ok_or(io::ErrorKind::NotFound)?;
-        if !fits(pack) {
+        if !pack.fits(blocks) {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
+        let file = match pack.writers.pop() {
+            Some(file) => file,
+            None => self.disk.open(&self.pack_path(number), Access::Blocks)?,
+        };
         let block = pack.end;
         pack.end += blocks;
         pack.in_flight.insert(block);
@@ -302,7 +341,7 @@ impl Journal {
         };
         Ok(Place {
             pack: number,
-            file: pack.file.clone(),
+            file,
             block,
             header,
         })
@@ -316,39 +355,58 @@ impl Journal {
         next: &mut u64,
         needed: u32,
     ) -> io::Result<u64> {
-        let spare = packs
-            .iter_mut()
-            .find(|(number, pack)| Some(**number) != current && pack.is_spare() && Arc::strong_count(&pack.file) == 1);
+        let spare = packs.iter_mut().find(|(number, pack)| {
+            Some(**number) != current && !pack.failed && pack.is_empty() && Arc::strong_count(&pack.file) == 1
+        });
         if let Some((number, pack)) = spare {
-            pack.blocks = self.set_aside(&pack.file, needed)?;
-            pack.state = PackState::new(draw_life()?, pack.state.revision);
-            pack.end = STATE_BLOCKS;
-            self.write_state(pack)?;
-            return Ok(*number);
+            match self.use_again(pack, needed) {
+                Ok(()) => return Ok(*number),
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return Err(error),
+                Err(error) => {
+                    pack.failed = true;
+                    let path = self.pack_path(*number);
+                    log::warn!("use {} again: {error}; a new pack takes its place", path.display());
+                }
+            }
         }
         let number = *next;
         *next += 1;
         let path = self.pack_path(number);
         let temporary = path.with_extension("new");
         let made = self.make_pack(&temporary, needed);
-        let named = made.and_then(|pack| self.disk.rename(&temporary, &path).map(|()| pack));
-        let pack = named.inspect_err(|_| match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                log::warn!("remove half-made {}: {error}", temporary.display());
+        let named = made.and_then(|pack| {
+            self.disk.rename(&temporary, &path)?;
+            self.disk.sync_directory(&self.directory)?;
+            Ok(pack)
+        });
+        let pack = named.inspect_err(|_| {
+            for half_made in [&temporary, &path] {
+                match self.disk.remove_file(half_made) {
+                    Err(error) if !is_absent(&error) => {
+                        log::warn!("remove half-made {}: {error}", half_made.display());
+                    }
+                    _ => {}
+                }
             }
-            _ => {}
         })?;
-        self.disk.sync_directory(&self.directory)?;
         packs.insert(number, pack);
         Ok(number)
     }
 
+    /// Begins a new life of a pack with nothing in it.
+    fn use_again(&self, pack: &mut Pack, needed: u32) -> io::Result<()> {
+        pack.blocks = self.set_aside(&*pack.file, needed)?;
+        pack.state = PackState::new(draw_life()?, pack.state.revision);
+        pack.end = STATE_BLOCKS;
+        write_state(pack)
+    }
+
     /// Sets as many blocks aside as there is room for, up to the size of a pack, and at least those for an entry.
-    fn set_aside(&self, file: &File, needed: u32) -> io::Result<u32> {
+    fn set_aside(&self, file: &dyn DiskFile, needed: u32) -> io::Result<u32> {
         let least = STATE_BLOCKS + needed;
         let mut blocks = self.limits.pack_blocks;
         loop {
-            match self.disk.reserve(file, u64::from(blocks) * BLOCK as u64) {
+            match file.reserve(u64::from(blocks) * BLOCK as u64) {
                 Err(error) if error.kind() == io::ErrorKind::StorageFull && blocks > least => {
                     // It may have got some of it.
                     file.set_len(u64::from(STATE_BLOCKS) * BLOCK as u64)?;
@@ -360,43 +418,29 @@ impl Journal {
     }
 
     fn make_pack(&self, path: &Path, needed: u32) -> io::Result<Pack> {
-        let file = blocks::create(path)?;
-        let blocks = self.set_aside(&file, needed)?;
-        let mut pack = Pack {
-            file: Arc::new(file),
-            state: PackState::new(draw_life()?, 0),
-            blocks,
-            end: STATE_BLOCKS,
-            live: 0,
-            in_flight: BTreeSet::new(),
-        };
-        self.write_state(&mut pack)?;
+        let file = self.disk.create(path)?;
+        let blocks = self.set_aside(&*file, needed)?;
+        let mut pack = Pack::new(file, PackState::new(draw_life()?, 0), blocks, STATE_BLOCKS);
+        write_state(&mut pack)?;
         Ok(pack)
-    }
-
-    /// Makes a pack's state durable. The next one goes to the other block, so one of the two is always whole.
-    fn write_state(&self, pack: &mut Pack) -> io::Result<()> {
-        let revision = pack.state.revision + 1;
-        let (block, at) = pack.state.encode(revision);
-        let at = u64::from(at) * BLOCK as u64;
-        blocks::write(&*self.disk, &pack.file, at, |writer| writer.push(&block))?;
-        self.disk.sync_file(&pack.file)?;
-        // Not before: another attempt goes to the same block, since this one is not known to be whole.
-        pack.state.revision = revision;
-        Ok(())
     }
 
     /// Removes packs that nobody needs, but for some that are soon used again.
     fn remove_superfluous(&self, state: &mut State) -> Result<(), StoreError> {
-        let spare: Vec<u64> = state
+        let empty = state
             .packs
             .iter()
-            .filter(|(number, pack)| Some(**number) != state.current && pack.is_spare())
-            .map(|(number, _)| *number)
-            .collect();
-        for number in spare.into_iter().skip(self.limits.spare_packs) {
+            .filter(|(number, pack)| Some(**number) != state.current && pack.is_empty());
+        let (failed_ones, spare): (Vec<_>, Vec<_>) = empty.partition(|(_, pack)| pack.failed);
+        let superfluous = failed_ones
+            .into_iter()
+            .chain(spare.into_iter().skip(self.limits.spare_packs));
+        let superfluous: Vec<u64> = superfluous.map(|(number, _)| *number).collect();
+        for number in superfluous {
             let path = self.pack_path(number);
-            fs::remove_file(&path).map_err(|error| failed("remove", &path.display().to_string(), &error))?;
+            self.disk
+                .remove_file(&path)
+                .map_err(|error| failed("remove", &path.display().to_string(), &error))?;
             state.packs.remove(&number);
         }
         Ok(())
@@ -442,6 +486,64 @@ impl Drop for TakenName<'_> {
         drop(state);
         self.journal.settled.notify_all();
     }
+}
+
+impl Pack {
+    fn new(file: Box<dyn DiskFile>, state: PackState, blocks: u32, end: u32) -> Self {
+        Pack {
+            file: Arc::from(file),
+            writers: Vec::new(),
+            state,
+            blocks,
+            end,
+            live: 0,
+            in_flight: BTreeSet::new(),
+            failed: false,
+            unsettled: false,
+        }
+    }
+}
+
+/// A write or a sync of a pack failed: it gets no further entry.
+fn fail(number: u64, pack: &mut Pack, current: &mut Option<u64>) {
+    pack.failed = true;
+    pack.writers.clear();
+    *current = current.filter(|current| *current != number);
+}
+
+/// Makes a pack's state durable. The next one goes to the other block, so one of the two is always whole.
+fn write_state(pack: &mut Pack) -> io::Result<()> {
+    let revision = pack.state.revision + 1;
+    let (block, at) = pack.state.encode(revision);
+    let at = u64::from(at) * BLOCK as u64;
+    make_durable(&*pack.file, || {
+        blocks::write(&*pack.file, at, |writer| writer.push(&block))
+    })?;
+    // Not before: another attempt goes to the same block, since this one is not known to be whole.
+    pack.state.revision = revision;
+    pack.unsettled = false;
+    Ok(())
+}
+
+/// Writes and syncs. The first sync of a descriptor may report the failure of another writer, and then a second attempt
+/// tells whether this write is durable: it is written again, and what was reported is not reported again.
+fn make_durable(file: &dyn DiskFile, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    let once = || write().and_then(|()| file.sync());
+    once().or_else(|_| once())
+}
+
+/// Writes an entry, which is not durable yet.
+fn write_entry(place: &Place, body: &[Bytes], crc32c: Option<u32>) -> io::Result<()> {
+    let at = u64::from(place.block) * BLOCK as u64;
+    let content = place.header.body_at() + place.header.len + ENTRY_TRAILER as u64;
+    let padding = content.next_multiple_of(BLOCK as u64) - content;
+    blocks::write(&*place.file, at, |writer| {
+        writer.push(&place.header.encode())?;
+        body.iter().try_for_each(|part| writer.push(part))?;
+        writer.skip(padding as usize)?;
+        let crc32c = crc32c.unwrap_or_else(|| body.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part)));
+        writer.push(&crc32c.to_be_bytes())
+    })
 }
 
 /// Whether a file of the packs' directory is a pack, and which.

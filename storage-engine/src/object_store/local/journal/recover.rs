@@ -1,13 +1,12 @@
 //! What the packs hold after a start, however the process before ended.
 
 use super::super::blocks::{self, BLOCK};
-use super::super::disk::Disk;
+use super::super::disk::{Access, Disk, DiskFile};
 use super::format::{EntryHeader, PackState, ENTRY_HEADER, ENTRY_TRAILER, STATE_BLOCKS};
-use super::{pack_number, Journal, Limits, Name, Pack, State, Stored};
+use super::{make_durable, pack_number, write_state, Journal, Limits, Name, Pack, State, Stored};
 use crate::object_store::{StoreError, KEY_BYTES_MAX};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
@@ -24,20 +23,24 @@ impl Journal {
     /// [`StoreError::Refused`] with the path, if the directory cannot be used or a pack is damaged.
     pub fn open(directory: PathBuf, disk: Arc<dyn Disk>, limits: Limits) -> Result<Self, StoreError> {
         let refused = |path: &Path, error: io::Error| StoreError::Refused(format!("{}: {error}", path.display()));
-        fs::create_dir_all(&directory).map_err(|error| refused(&directory, error))?;
+        disk.make_directories(&directory)
+            .map_err(|error| refused(&directory, error))?;
         let mut state = State::default();
         let mut seqs = BTreeMap::new();
-        for entry in fs::read_dir(&directory).map_err(|error| refused(&directory, error))? {
-            let path = entry.map_err(|error| refused(&directory, error))?.path();
+        let entries = disk.entries(&directory).map_err(|error| refused(&directory, error))?;
+        for (name, _) in entries {
+            let path = directory.join(name);
             let Some(number) = pack_number(&path) else {
                 // A pack that a crash kept from getting its name; whatever else it is makes an error.
                 match path.extension().is_some_and(|extension| extension == "new") {
-                    true => fs::remove_file(&path).map_err(|error| refused(&path, error))?,
+                    true => disk.remove_file(&path).map_err(|error| refused(&path, error))?,
                     false => return Err(refused(&path, io::Error::other("this is no pack"))),
                 }
                 continue;
             };
-            let file = blocks::open(&path).map_err(|error| refused(&path, error))?;
+            let file = disk
+                .open(&path, Access::Blocks)
+                .map_err(|error| refused(&path, error))?;
             let (pack, found) = scan(file).map_err(|error| refused(&path, error))?;
             state.packs.insert(number, pack);
             state.next_pack = state.next_pack.max(number + 1);
@@ -63,7 +66,7 @@ impl Journal {
         for (number, pack) in &mut state.packs {
             // What is behind the last entry goes; the pack is not written to again before it is used anew.
             let cut = pack.file.set_len(u64::from(pack.end) * BLOCK as u64);
-            let settled = cut.and_then(|()| self.write_state(pack));
+            let settled = cut.and_then(|()| write_state(pack));
             settled.map_err(|error| StoreError::Refused(format!("{}: {error}", self.pack_path(*number).display())))?;
         }
         self.remove_superfluous(&mut state)?;
@@ -102,10 +105,10 @@ impl State {
 }
 
 /// A pack and the entries in it that count.
-fn scan(file: File) -> io::Result<(Pack, Vec<(u32, EntryHeader)>)> {
-    let blocks_in_file = (file.metadata()?.len() / BLOCK as u64) as u32;
-    let mut state = read_state(&file, blocks_in_file)?;
-    let (headers, hole) = walk(&file, blocks_in_file, state.life)?;
+fn scan(file: Box<dyn DiskFile>) -> io::Result<(Pack, Vec<(u32, EntryHeader)>)> {
+    let blocks_in_file = (file.len()? / BLOCK as u64) as u32;
+    let mut state = read_state(&*file, blocks_in_file)?;
+    let (headers, hole) = walk(&*file, blocks_in_file, state.life)?;
     let settled = headers
         .iter()
         .map(|(_, header)| header.settled)
@@ -122,25 +125,17 @@ fn scan(file: File) -> io::Result<(Pack, Vec<(u32, EntryHeader)>)> {
     for (block, header) in headers {
         if state.is_dead(block) {
             end = end.max(block_after(block, &header));
-        } else if block < settled || is_whole(&file, block, &header)? {
+        } else if block < settled || keep_if_whole(&*file, block, &header)? {
             end = end.max(block_after(block, &header));
             found.push((block, header));
         } else {
             state.kill(block);
         }
     }
-    let pack = Pack {
-        file: Arc::new(file),
-        state,
-        blocks: end,
-        end,
-        live: 0,
-        in_flight: BTreeSet::new(),
-    };
-    Ok((pack, found))
+    Ok((Pack::new(file, state, end, end), found))
 }
 
-fn read_state(file: &File, blocks_in_file: u32) -> io::Result<PackState> {
+fn read_state(file: &dyn DiskFile, blocks_in_file: u32) -> io::Result<PackState> {
     let damaged = || {
         io::Error::new(
             io::ErrorKind::InvalidData,
@@ -158,7 +153,7 @@ fn read_state(file: &File, blocks_in_file: u32) -> io::Result<PackState> {
 /// All entries of a life whose headers are whole, and the first block where none begins though one should.
 type Walked = (Vec<(u32, EntryHeader)>, Option<u32>);
 
-fn walk(file: &File, blocks_in_file: u32, life: u128) -> io::Result<Walked> {
+fn walk(file: &dyn DiskFile, blocks_in_file: u32, life: u128) -> io::Result<Walked> {
     let mut headers = Vec::new();
     let mut hole = None;
     let mut window = Window {
@@ -189,22 +184,27 @@ fn block_after(block: u32, header: &EntryHeader) -> u32 {
     block.saturating_add(u32::try_from(blocks).unwrap_or(u32::MAX))
 }
 
-/// Whether all of an entry was written.
-fn is_whole(file: &File, block: u32, header: &EntryHeader) -> io::Result<bool> {
+/// Whether all of an entry was written. Then it is durable from now on: what was read may come from a page cache that could
+/// not write it, and would be gone after a power cut although somebody had seen it.
+fn keep_if_whole(file: &dyn DiskFile, block: u32, header: &EntryHeader) -> io::Result<bool> {
     let at = u64::from(block) * BLOCK as u64;
     let end = u64::from(block_after(block, header)) * BLOCK as u64;
-    if end > file.metadata()?.len() {
+    if end > file.len()? {
         return Ok(false);
     }
     let entry = blocks::read(file, at, (end - at) as usize)?;
     let body = header.body_at() as usize..header.body_at() as usize + header.len as usize;
     let crc = crc32c::crc32c(&entry[body]);
-    Ok(entry[entry.len() - ENTRY_TRAILER..] == crc.to_be_bytes())
+    if entry[entry.len() - ENTRY_TRAILER..] != crc.to_be_bytes() {
+        return Ok(false);
+    }
+    make_durable(file, || blocks::write(file, at, |writer| writer.push(&entry)))?;
+    Ok(true)
 }
 
 /// A piece of a file in memory.
 struct Window<'a> {
-    file: &'a File,
+    file: &'a dyn DiskFile,
     blocks_in_file: u32,
     from: u32,
     bytes: Bytes,
