@@ -14,6 +14,20 @@ use kafscale_storage_engine::object_store::{ObjectStore, StoreError};
 use std::rc::Rc;
 use std::time::Duration;
 
+/// The status of a process whose metastore could not commit: `EX_IOERR` of sysexits.
+pub const METASTORE_FAILED: i32 = 74;
+
+/// Ends the process after a failed commit of the embedded metastore: what the page cache has from now on may not be on the
+/// disk (docs/decisions/0018).
+fn end_of_trust(why: &str) {
+    log::error!(
+        "{why}: nobody knows what the disk has, so this process ends with status {METASTORE_FAILED}. What was acknowledged \
+         is durable. Look into the kernel's log for the disk's errors, then start the broker again"
+    );
+    log::logger().flush();
+    std::process::exit(METASTORE_FAILED);
+}
+
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum StoresError {
@@ -78,7 +92,10 @@ impl Stores {
         };
         let metastore = match &settings.etcd {
             Some(etcd) => MetastoreHandle::Etcd(EtcdMetastore::connect(etcd_config(etcd, settings.broker_id))?),
-            None => MetastoreHandle::Embedded(EmbeddedMetastore::open(&settings.data_dir.join("metastore"))?),
+            None => MetastoreHandle::Embedded(EmbeddedMetastore::open(
+                &settings.data_dir.join("metastore"),
+                end_of_trust,
+            )?),
         };
         let (objects, refresher) = open_objects(settings)?;
         Ok(Stores {

@@ -4,6 +4,15 @@ use crate::keys::{cluster_key, ClusterRecord};
 use crate::operation::{put_if_unchanged, read, OperationError};
 use crate::store::Metastore;
 
+/// The stored cluster record, if there is one.
+///
+/// # Errors
+/// The metastore's.
+pub async fn load_cluster(store: &dyn Metastore) -> Result<Option<ClusterRecord>, OperationError> {
+    let found = read(store, &cluster_key(), ClusterRecord::decode).await?;
+    Ok(found.map(|found| found.value))
+}
+
 /// The stored cluster record, or `proposed` if there was none: then it is stored now.
 ///
 /// # Errors

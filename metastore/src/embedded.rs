@@ -17,6 +17,7 @@ use bytes::Bytes;
 use disk::OpenFile;
 use std::path::Path;
 use std::sync::Arc;
+use worker::OnFailure;
 
 /// Handle to the store; clones share it, on any thread and under any executor.
 ///
@@ -29,14 +30,17 @@ pub struct EmbeddedMetastore {
 impl EmbeddedMetastore {
     /// Opens the store in `directory`, which is created if need be. Blocks until the content is read.
     ///
+    /// After a failed commit nobody knows what the disk has: `on_failure` is called with the reason, and is expected to end
+    /// the process. If it returns, the store refuses everything.
+    ///
     /// # Errors
     /// [`OpenError`] says what is in the way.
-    pub fn open(directory: &Path) -> Result<Self, OpenError> {
-        Self::open_with(directory, Box::new(disk::open_file))
+    pub fn open(directory: &Path, on_failure: impl Fn(&str) + Send + 'static) -> Result<Self, OpenError> {
+        Self::open_with(directory, Box::new(disk::open_file), Box::new(on_failure))
     }
 
-    fn open_with(directory: &Path, open_file: OpenFile) -> Result<Self, OpenError> {
-        let worker = worker::Worker::open(directory, open_file)?;
+    fn open_with(directory: &Path, open_file: OpenFile, on_failure: OnFailure) -> Result<Self, OpenError> {
+        let worker = worker::Worker::open(directory, open_file, on_failure)?;
         let (requests, inbox) = async_channel::bounded(REQUESTS_MAX);
         let thread = std::thread::Builder::new()
             .name("metastore".to_string())

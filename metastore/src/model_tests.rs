@@ -313,7 +313,7 @@ proptest! {
     #[test]
     fn the_embedded_store_is_like_the_model_over_restarts(steps in steps()) {
         let directory = tempfile::tempdir().unwrap();
-        let open = || Box::new(EmbeddedMetastore::open(directory.path()).unwrap());
+        let open = || Box::new(EmbeddedMetastore::open(directory.path(), |why| panic!("{why}")).unwrap());
         let mut pair = Pair { store: open(), model: Model::default(), leases: Vec::new(), now_ms: 0 };
         block_on(async {
             for step in &steps {

@@ -36,7 +36,7 @@ fn commits_per_second() {
     const SECONDS: u64 = 5;
     for callers in [1, 8, 64, 256] {
         let directory = tempfile::tempdir_in(".").unwrap();
-        let store = EmbeddedMetastore::open(directory.path()).unwrap();
+        let store = EmbeddedMetastore::open(directory.path(), |why| panic!("{why}")).unwrap();
         let end = Instant::now() + Duration::from_secs(SECONDS);
         let mut latencies = vec![Vec::new(); callers];
         let work = latencies
@@ -61,7 +61,7 @@ fn commits_per_second() {
 fn opening_time() {
     for keys in [10_000, 100_000] {
         let directory = tempfile::tempdir_in(".").unwrap();
-        let store = EmbeddedMetastore::open(directory.path()).unwrap();
+        let store = EmbeddedMetastore::open(directory.path(), |why| panic!("{why}")).unwrap();
         let put = |number: usize| Op::Put {
             key: Bytes::from(format!(
                 "/kafscale/v1/partitions/00112233445566778899aabbccddeeff/{number:010}"
@@ -79,7 +79,7 @@ fn opening_time() {
         }
         drop(store);
         let start = Instant::now();
-        let store = EmbeddedMetastore::open(directory.path()).unwrap();
+        let store = EmbeddedMetastore::open(directory.path(), |why| panic!("{why}")).unwrap();
         let bytes = std::fs::metadata(directory.path().join("metastore.redb"))
             .unwrap()
             .len();

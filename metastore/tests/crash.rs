@@ -35,7 +35,7 @@ async fn number(store: &EmbeddedMetastore, writer: usize, part: &str) -> u64 {
 #[ignore = "the child of the test below"]
 fn child() {
     let Ok(directory) = std::env::var(CHILD) else { return };
-    let store = EmbeddedMetastore::open(Path::new(&directory)).unwrap();
+    let store = EmbeddedMetastore::open(Path::new(&directory), |why| panic!("{why}")).unwrap();
     let count_up = |writer: usize| {
         let store = store.clone();
         async move {
@@ -102,7 +102,7 @@ fn what_was_acknowledged_survives_kill_9_and_is_whole() {
     let mut found = [0; WRITERS];
     for kill in 0..KILLS {
         let acknowledged = run_and_kill(directory.path(), Duration::from_millis(kill * 37 % 150));
-        let store = EmbeddedMetastore::open(directory.path()).unwrap();
+        let store = EmbeddedMetastore::open(directory.path(), |why| panic!("{why}")).unwrap();
         for (writer, before) in found.iter_mut().enumerate() {
             let (a, b) = block_on(async { (number(&store, writer, "a").await, number(&store, writer, "b").await) });
             assert_eq!(a, b, "a transaction is whole");

@@ -2,14 +2,65 @@ use super::*;
 use crate::contract::{check_all, Harness};
 use crate::keys::{counter_key, CountRecord};
 use crate::store::{Compare, KeyValue, LeaseId, Metastore, Op, Revision, Txn, WatchEvent};
+use crashes::NO_FLUSH;
 use futures::executor::block_on;
 use futures::future::join_all;
+use kafscale_test_disk::{Faults, TestDisk};
 use proptest::prelude::*;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use test_disk::TestDisk;
 
-mod test_disk;
+mod crashes;
+
+/// Opens the store on a simulated disk.
+fn open_on(directory: &Path, disk: &TestDisk) -> Result<EmbeddedMetastore, OpenError> {
+    let disk = disk.clone();
+    let open_file = move |_: &Path| {
+        let path = Path::new("/metastore");
+        let file = disk.open(path, false).or_else(|_| disk.create(path, false))?;
+        disk.sync_directory(Path::new("/"))?;
+        Ok(Box::new(SimulatedFile(file)) as Box<dyn disk::StoreFile>)
+    };
+    EmbeddedMetastore::open_with(directory, Box::new(open_file), Box::new(|_| {}))
+}
+
+#[derive(Debug)]
+struct SimulatedFile(kafscale_test_disk::TestFile);
+
+impl disk::StoreFile for SimulatedFile {
+    fn drop_cache(&self) -> std::io::Result<()> {
+        self.0.drop_cache();
+        Ok(())
+    }
+}
+
+impl redb::StorageBackend for SimulatedFile {
+    fn len(&self) -> std::io::Result<u64> {
+        Ok(self.0.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        match self.0.read_at(out, offset)? {
+            read if read == out.len() => Ok(()),
+            _ => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        match len > self.0.len() {
+            true => self.0.reserve(len),
+            false => self.0.set_len(len),
+        }
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.0.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.0.write_at(data, offset)
+    }
+}
 
 struct EmbeddedHarness(EmbeddedMetastore);
 
@@ -32,7 +83,7 @@ impl Harness for EmbeddedHarness {
 fn the_embedded_store_keeps_the_contract() {
     let directory = tempfile::tempdir().unwrap();
     block_on(check_all(&EmbeddedHarness(
-        EmbeddedMetastore::open(directory.path()).unwrap(),
+        EmbeddedMetastore::open(directory.path(), |why| panic!("{why}")).unwrap(),
     )));
 }
 
@@ -59,7 +110,7 @@ fn read(store: &EmbeddedMetastore, key: &str) -> Option<KeyValue> {
 #[test]
 fn a_reopened_store_has_everything_but_leases() {
     let directory = tempfile::tempdir().unwrap();
-    let store = EmbeddedMetastore::open(directory.path()).unwrap();
+    let store = EmbeddedMetastore::open(directory.path(), |why| panic!("{why}")).unwrap();
     let lease = block_on(store.lease_grant(60_000)).unwrap();
     write(
         &store,
@@ -74,7 +125,7 @@ fn a_reopened_store_has_everything_but_leases() {
     let revision = write(&store, vec![put("d", "1", Some(lease))]).unwrap();
     let before = read(&store, "a");
     drop(store);
-    let store = EmbeddedMetastore::open(directory.path()).unwrap();
+    let store = EmbeddedMetastore::open(directory.path(), |why| panic!("{why}")).unwrap();
     assert_eq!(read(&store, "a"), before);
     assert_eq!(
         [read(&store, "b"), read(&store, "c"), read(&store, "d")],
@@ -105,7 +156,7 @@ fn a_reopened_store_has_everything_but_leases() {
 #[test]
 fn a_lease_expires_without_any_request() {
     let directory = tempfile::tempdir().unwrap();
-    let store = EmbeddedMetastore::open(directory.path()).unwrap();
+    let store = EmbeddedMetastore::open(directory.path(), |why| panic!("{why}")).unwrap();
     let lease = block_on(store.lease_grant(50)).unwrap();
     let revision = write(&store, vec![put("a", "1", Some(lease))]).unwrap();
     let mut watch = block_on(store.watch(b"", revision + 1)).unwrap();
@@ -124,14 +175,16 @@ fn a_lease_expires_without_any_request() {
 #[test]
 fn a_second_open_is_refused_until_the_first_is_closed() {
     let directory = tempfile::tempdir().unwrap();
-    let store = EmbeddedMetastore::open(directory.path()).unwrap();
-    let second = EmbeddedMetastore::open(directory.path()).err().unwrap();
+    let store = EmbeddedMetastore::open(directory.path(), |why| panic!("{why}")).unwrap();
+    let second = EmbeddedMetastore::open(directory.path(), |why| panic!("{why}"))
+        .err()
+        .unwrap();
     assert!(matches!(second, OpenError::Locked(_)), "{second}");
     let clone = store.clone();
     drop(store);
     write(&clone, vec![put("a", "1", None)]).unwrap();
     drop(clone);
-    EmbeddedMetastore::open(directory.path()).unwrap();
+    EmbeddedMetastore::open(directory.path(), |why| panic!("{why}")).unwrap();
 }
 
 #[test]
@@ -143,10 +196,12 @@ fn what_cannot_be_opened_says_why() {
         b"not a metastore, but long enough to be mistaken for one".repeat(200),
     )
     .unwrap();
-    let error = EmbeddedMetastore::open(directory.path()).err().unwrap();
+    let error = EmbeddedMetastore::open(directory.path(), |why| panic!("{why}"))
+        .err()
+        .unwrap();
     assert!(matches!(error, OpenError::Corrupt { .. }), "{error:?}");
     // The data directory is a file.
-    let error = EmbeddedMetastore::open(&path).err().unwrap();
+    let error = EmbeddedMetastore::open(&path, |why| panic!("{why}")).err().unwrap();
     assert!(
         matches!(error, OpenError::Io { .. }) && error.to_string().contains("metastore.redb"),
         "{error:?}"
@@ -156,7 +211,7 @@ fn what_cannot_be_opened_says_why() {
 #[test]
 fn a_damaged_file_is_refused_unless_the_damage_is_where_nothing_is() {
     let directory = tempfile::tempdir().unwrap();
-    let store = EmbeddedMetastore::open(directory.path()).unwrap();
+    let store = EmbeddedMetastore::open(directory.path(), |why| panic!("{why}")).unwrap();
     for number in 0..200 {
         write(&store, vec![put(&format!("key-{number}"), &"v".repeat(300), None)]).unwrap();
     }
@@ -177,7 +232,7 @@ fn a_damaged_file_is_refused_unless_the_damage_is_where_nothing_is() {
     let (mut refused, mut opened) = (0, 0);
     for damaged in damages.chain(cuts).chain(headers) {
         std::fs::write(&path, &damaged).unwrap();
-        match EmbeddedMetastore::open(directory.path()) {
+        match EmbeddedMetastore::open(directory.path(), |why| panic!("{why}")) {
             Ok(store) => {
                 opened += 1;
                 // An empty file is a new one; any other has everything.
@@ -196,14 +251,16 @@ fn a_damaged_file_is_refused_unless_the_damage_is_where_nothing_is() {
 #[test]
 fn a_file_of_another_version_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    drop(EmbeddedMetastore::open(directory.path()).unwrap());
-    let database = disk::open_file(&directory.path().join("metastore.redb")).unwrap();
+    drop(EmbeddedMetastore::open(directory.path(), |why| panic!("{why}")).unwrap());
+    let database = redb::Database::create(directory.path().join("metastore.redb")).unwrap();
     let txn = database.begin_write().unwrap();
     let numbers = redb::TableDefinition::<&str, u64>::new("numbers");
     txn.open_table(numbers).unwrap().insert("format", 9).unwrap();
     txn.commit().unwrap();
     drop(database);
-    let error = EmbeddedMetastore::open(directory.path()).err().unwrap();
+    let error = EmbeddedMetastore::open(directory.path(), |why| panic!("{why}"))
+        .err()
+        .unwrap();
     assert!(matches!(error, OpenError::WrongVersion { .. }), "{error:?}");
     assert!(error.to_string().contains("format 9"), "{error}");
 }
@@ -211,7 +268,7 @@ fn a_file_of_another_version_is_refused() {
 #[test]
 fn concurrent_callers_never_lose_an_increment() {
     let directory = tempfile::tempdir().unwrap();
-    let store = EmbeddedMetastore::open(directory.path()).unwrap();
+    let store = EmbeddedMetastore::open(directory.path(), |why| panic!("{why}")).unwrap();
     let threads: Vec<_> = (0..4)
         .map(|_| {
             let store = store.clone();
@@ -234,16 +291,16 @@ fn concurrent_callers_never_lose_an_increment() {
 
 #[test]
 fn a_full_disk_is_never_answered_with_ok() {
-    for writes in 0..12 {
+    for blocks in 0..12 {
         let directory = tempfile::tempdir().unwrap();
-        let disk = TestDisk::default();
-        let store = EmbeddedMetastore::open_with(directory.path(), disk.open_file()).unwrap();
+        let disk = TestDisk::new(blocks);
+        let store = open_on(directory.path(), &disk).unwrap();
         let revision = write(&store, vec![put("a", "before", None)]).unwrap();
         let mut watch = block_on(store.watch(b"", revision + 1)).unwrap();
-        disk.fail_after_writes(writes);
+        disk.set_capacity(disk.used() + blocks * 4096);
         let mut acknowledged = "before".to_string();
         let failure = (0..50).find_map(|number| {
-            let value = format!("{number}-{}", "x".repeat(50_000));
+            let value = format!("{number}-{}", "x".repeat(5_000 * (number + 1)));
             match write(&store, vec![put("a", &value, None), put("b", &value, None)]) {
                 Ok(_) => {
                     acknowledged = value;
@@ -255,7 +312,7 @@ fn a_full_disk_is_never_answered_with_ok() {
         let (attempted, error) = failure.expect("the disk is full at some point");
         let text = error.to_string();
         assert!(text.contains("space"), "{text}");
-        disk.heal();
+        disk.set_capacity(u64::MAX);
         std::thread::sleep(Duration::from_millis(550));
         let found = read(&store, "a").unwrap().value;
         match error {
@@ -275,17 +332,21 @@ fn a_full_disk_is_never_answered_with_ok() {
 }
 
 #[test]
-fn a_failed_sync_is_never_answered_with_ok() {
+fn after_a_failed_sync_nothing_is_served_until_another_process_opens_the_store() {
     let directory = tempfile::tempdir().unwrap();
-    let disk = TestDisk::default();
-    let store = EmbeddedMetastore::open_with(directory.path(), disk.open_file()).unwrap();
+    let disk = TestDisk::new(1);
+    let store = open_on(directory.path(), &disk).unwrap();
     write(&store, vec![put("a", "1", None)]).unwrap();
-    disk.fail_syncs();
+    disk.set_faults(NO_FLUSH);
     assert!(write(&store, vec![put("a", "2", None)]).is_err());
+    disk.set_faults(Faults::default());
+    std::thread::sleep(Duration::from_millis(550));
     assert!(block_on(store.get(b"a")).is_err(), "nothing is read that could be lost");
     assert!(block_on(store.lease_grant(1)).is_err());
-    disk.heal();
-    std::thread::sleep(Duration::from_millis(550));
+    assert!(write(&store, vec![put("b", "1", None)]).is_err());
+    drop(store);
+    let store = open_on(directory.path(), &disk).unwrap();
+    assert!(read(&store, "a").is_some());
     write(&store, vec![put("b", "1", None)]).unwrap();
 }
 
@@ -293,21 +354,21 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn what_was_acknowledged_survives_a_power_loss(writes in 1u64..40, stop in 0u32..8, kept: u64) {
+    fn what_was_acknowledged_survives_a_power_loss(writes in 1u64..40, stop in 0u32..8, seed: u64) {
         let directory = tempfile::tempdir().unwrap();
-        let disk = TestDisk::default();
-        let store = EmbeddedMetastore::open_with(directory.path(), disk.open_file()).unwrap();
+        let disk = TestDisk::new(seed);
+        let store = open_on(directory.path(), &disk).unwrap();
         for number in 1..=writes {
             let text = number.to_string();
             write(&store, vec![put("a", &text, None), put("b", &text, None), put(&text, &text, None)]).unwrap();
         }
         // One more dies on the way, after some of its writes.
-        disk.fail_after_writes(stop);
+        disk.set_faults(Faults { writes_left: Some(stop), ..Faults::default() });
         let text = (writes + 1).to_string();
         let last = write(&store, vec![put("a", &text, None), put("b", &text, None)]);
-        let disk = disk.after_power_loss(kept);
+        let disk = disk.after_power_cut();
         drop(store);
-        let store = EmbeddedMetastore::open_with(directory.path(), disk.open_file()).unwrap();
+        let store = open_on(directory.path(), &disk).unwrap();
         let found = read(&store, "a").unwrap().value;
         prop_assert_eq!(&read(&store, "b").unwrap().value, &found);
         let acknowledged = if last.is_ok() { text.clone() } else { writes.to_string() };

@@ -1,6 +1,10 @@
 //! The thread of the embedded metastore: applies, commits, answers.
+//!
+//! A commit that finds no room has changed nothing: the file is opened again, and the store goes on. After any other failed
+//! commit nobody knows what the disk has, and the page cache must not be asked: the thread reports the failure, so that
+//! the process ends, and until then refuses everything.
 
-use super::disk::{describe, Disk, OpenError, OpenFile};
+use super::disk::{describe, is_full, Disk, OpenError, OpenFile};
 use crate::history::{HistoryWatch, SharedHistory};
 use crate::request::Reply;
 use crate::state::State;
@@ -25,14 +29,22 @@ pub(super) struct Worker {
     open_file: OpenFile,
     started: Instant,
     store: Store,
+    on_failure: OnFailure,
 }
+
+/// Told once why the store has ended. What it does is expected to end the process.
+pub(super) type OnFailure = Box<dyn Fn(&str) + Send>;
 
 enum Store {
     Open(Open),
-    /// The file failed, and could not be opened again.
+    /// The file found no room, and could not be opened again.
     Down {
         why: String,
         retry: Instant,
+    },
+    /// Nobody knows what the disk has.
+    Failed {
+        why: String,
     },
 }
 
@@ -62,13 +74,14 @@ enum Received {
 }
 
 impl Worker {
-    pub fn open(directory: &Path, open_file: OpenFile) -> Result<Self, OpenError> {
+    pub fn open(directory: &Path, open_file: OpenFile, on_failure: OnFailure) -> Result<Self, OpenError> {
         let store = Store::Open(Open::new(directory, &open_file)?);
         Ok(Worker {
             directory: directory.to_path_buf(),
             open_file,
             started: Instant::now(),
             store,
+            on_failure,
         })
     }
 
@@ -98,7 +111,7 @@ impl Worker {
                 .state
                 .next_expiry_ms()
                 .map(|at| self.started + Duration::from_millis(at)),
-            Store::Down { .. } => None,
+            Store::Down { .. } | Store::Failed { .. } => None,
         }
     }
 
@@ -107,7 +120,7 @@ impl Worker {
         self.reopen_if_due();
         let open = match &mut self.store {
             Store::Open(open) => open,
-            Store::Down { why, .. } => {
+            Store::Down { why, .. } | Store::Failed { why } => {
                 batch.into_iter().for_each(|request| refuse(request, why));
                 return;
             }
@@ -139,9 +152,20 @@ impl Worker {
             Err(error) => {
                 let why = describe(&error);
                 log::error!("commit of metastore revision {revision}: {why}");
-                self.recover(why, revision)
+                match is_full(&error) && !open.disk.is_doubtful() {
+                    true => self.recover(why, revision),
+                    false => self.fail(why),
+                }
             }
         }
+    }
+
+    /// Ends the store: neither memory nor the page cache knows what the disk has.
+    fn fail(&mut self, why: String) -> Committed {
+        // Watches end with the state.
+        self.store = Store::Failed { why: why.clone() };
+        (self.on_failure)(&why);
+        Committed::Unknown(why)
     }
 
     /// The state in memory is ahead of the file: go back to what the file says. Watches and leases end.
@@ -155,7 +179,7 @@ impl Worker {
         self.reopen_if_due();
         match &self.store {
             Store::Open(open) if open.state.revision() < revision => Committed::No(why),
-            Store::Open(_) | Store::Down { .. } => Committed::Unknown(why),
+            Store::Open(_) | Store::Down { .. } | Store::Failed { .. } => Committed::Unknown(why),
         }
     }
 
@@ -171,10 +195,13 @@ impl Worker {
                 log::info!("the metastore is open again at revision {}", open.state.revision());
                 self.store = Store::Open(open);
             }
-            Err(error) => {
+            Err(error) if error.is_full() => {
                 log::error!("open the metastore again: {error}");
                 *why = error.to_string();
                 *retry = Instant::now() + REOPEN_PAUSE;
+            }
+            Err(error) => {
+                self.fail(format!("open the metastore again: {error}"));
             }
         }
     }
