@@ -181,6 +181,15 @@ pub enum RecogniseError {
         /// The object that should be there.
         marker: String,
     },
+    /// The metastore is empty, and the store holds a cluster's records.
+    #[error(
+        "the object store holds the records of a cluster: there is {marker}, and the metastore is empty. Put the metastore \
+         back, choose another namespace, or have the metastore rebuilt from the store (kafscale-broker rebuild)"
+    )]
+    MetastoreLost {
+        /// The object that says so.
+        marker: String,
+    },
     /// The metastore is new, and the store holds another cluster's records.
     #[error(
         "the object store holds the records of another cluster: there is {marker}, and the metastore is of cluster \
@@ -196,9 +205,32 @@ pub enum RecogniseError {
     /// The metastore did not answer.
     #[error("metastore: {0}")]
     Metastore(#[from] MetastoreError),
+    /// The cluster's record cannot be read.
+    #[error("metastore: {0}")]
+    Record(#[from] OperationError),
     /// The object store did not answer.
     #[error("object store: {0}")]
     Store(#[from] StoreError),
+}
+
+/// Makes sure that a metastore without a cluster may found one here. To be asked before anything is written: a start that
+/// is refused must leave the metastore as empty as it was, or `rebuild` would refuse it too.
+///
+/// # Errors
+/// If the object store holds a cluster's records already, or either store does not answer.
+pub async fn may_found(
+    store: &dyn ObjectStore,
+    metastore: &dyn Metastore,
+    namespace: &str,
+) -> Result<(), RecogniseError> {
+    if cluster::load_cluster(metastore).await?.is_some() {
+        return Ok(());
+    }
+    let markers = store.list(&format!("{namespace}/_cluster/"), None, 1).await?;
+    match markers.objects.into_iter().next() {
+        Some(marker) => Err(RecogniseError::MetastoreLost { marker: marker.key }),
+        None => Ok(()),
+    }
 }
 
 /// Makes sure that the object store is the one that holds this cluster's records: it has a marker with the cluster's id,

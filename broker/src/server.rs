@@ -1,6 +1,6 @@
 //! One broker process: stores, shards, listeners, from start to orderly end.
 
-use crate::assembly::{introduce, recognise, Assembly, RunningShard, Seams, Tuning};
+use crate::assembly::{introduce, may_found, recognise, Assembly, RunningShard, Seams, Tuning};
 use crate::cluster::catalog::CatalogKeeper;
 use crate::connection;
 use crate::coordinator::service::{CoordinatorInbox, ServiceEnd};
@@ -21,6 +21,7 @@ use crate::status::Status;
 use crate::stores::{MetastoreHandle, Objects, Stores, StoresError};
 use futures::future::{select, Either};
 use kafscale_codec::types::TopicId;
+use kafscale_metastore::cluster;
 use kafscale_metastore::operation::OperationError;
 use kafscale_storage_engine::object_store::s3::probe;
 use std::cell::Cell;
@@ -82,6 +83,7 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
     let started =
         Started::within(Duration::from_secs(settings.startup_timeout_sec), shutdown).map_err(ServeError::Watch)?;
     let stores = Stores::open(&settings)?;
+    look_before_founding(&stores, &settings)?;
     let listeners = bind_for_shards(settings.broker_addr, settings.shards).map_err(ServeError::Listen)?;
     let address = listeners
         .first()
@@ -137,6 +139,27 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
     };
     let executors = executors::start(options, move |shard| serve_shard(parts, shard))?;
     executors.join(|| shutdown.request())?;
+    Ok(())
+}
+
+/// If the metastore knows no cluster, looks whether the object store does, before anything is written.
+fn look_before_founding(stores: &Stores, settings: &Settings) -> Result<(), ServeError> {
+    let known = futures::executor::block_on(cluster::load_cluster(&*stores.metastore.for_shard()))?;
+    if known.is_some() || settings.use_memory_s3 {
+        return Ok(());
+    }
+    let (objects, metastore) = (stores.objects.clone(), stores.metastore.clone());
+    let namespace = settings.namespace.clone();
+    let options = ExecutorOptions {
+        shards: 1,
+        preempt_timer: Duration::from_micros(settings.preempt_timer_us),
+        spin: Duration::ZERO,
+    };
+    let look = move |_| async move {
+        let store = objects.for_shard()?;
+        Ok(may_found(&*store, &*metastore.for_shard(), &namespace).await?)
+    };
+    executors::start(options, look)?.join(|| {})?;
     Ok(())
 }
 

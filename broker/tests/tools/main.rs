@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests: a panic is how a test fails.
 #![allow(dead_code)] // Some of what the tests of a serving broker need.
 
+mod advice;
 #[path = "../e2e/client.rs"]
 mod client;
 mod damage;

@@ -32,7 +32,8 @@ fn filled_and_catalogued(place: &Place) -> (Broker, Acked) {
     (broker, acked)
 }
 
-fn filled_and_killed(place: &Place) -> Acked {
+/// A broker that was killed, with records and a catalog.
+pub fn filled_and_killed(place: &Place) -> Acked {
     let (mut broker, acked) = filled_and_catalogued(place);
     broker.kill();
     acked

@@ -18,7 +18,7 @@ use kafscale_metastore::keys::{
     cluster_key, counter_key, name_key, partition_key, topic_key, ClusterRecord, CountRecord, TopicRecord,
     INCARNATION_COUNTER, PRODUCER_ID_COUNTER, ROOT_PREFIX, STREAM_COUNTER,
 };
-use kafscale_metastore::{prefix_end, Compare, Op, Txn};
+use kafscale_metastore::{prefix_end, Compare, KeyValue, Metastore, Op, Txn};
 use kafscale_storage_engine::partition_log::PartitionKey;
 use partition::{Ended, Found};
 use serde_json::json;
@@ -32,17 +32,15 @@ const COUNTER_MARGIN: u64 = 1_000_000;
 const PAIRS_PER_TXN: usize = 100;
 const BYTES_PER_TXN: usize = 1_000_000;
 
+const SOMEBODY_ELSE: &str = "somebody else writes to the metastore: stop all brokers, empty it and begin again";
+
 /// Rebuilds it, or says why not.
 pub async fn run(place: &Workplace, output: &mut Output) -> Result<(), ToolError> {
     let metastore = place.metastore()?;
-    let present = metastore.range(ROOT_PREFIX, &prefix_end(ROOT_PREFIX), 1).await?;
-    if let Some(item) = present.items.first() {
-        let key = String::from_utf8_lossy(&item.key);
-        let why = format!("the metastore is not empty (there is {key}): rebuild writes only into an empty one");
-        return Err(ToolError::Refused(why));
-    }
+    let left = leftovers(metastore).await?;
     let cluster_id = cluster_id(place).await?;
     let mut catalog = catalog::load(place).await?;
+    clear(metastore, left).await?;
     let shard = place.idle_shard()?;
 
     // What the segments tell comes first: it says which slots of the streams still count.
@@ -121,6 +119,38 @@ pub async fn run(place: &Workplace, output: &mut Output) -> Result<(), ToolError
     Ok(())
 }
 
+/// What a start left that was refused because of the objects: older versions took a number and founded a cluster first.
+async fn leftovers(metastore: &dyn Metastore) -> Result<Vec<KeyValue>, ToolError> {
+    let known = [cluster_key(), counter_key(INCARNATION_COUNTER)];
+    let limit = known.len() + 1;
+    let present = metastore
+        .range(ROOT_PREFIX, &prefix_end(ROOT_PREFIX), limit)
+        .await?
+        .items;
+    match present.iter().find(|item| !known.contains(&item.key)) {
+        Some(item) => {
+            let key = String::from_utf8_lossy(&item.key);
+            Err(ToolError::Refused(format!(
+                "the metastore is not empty (there is {key}): rebuild writes only into an empty one; with etcd empty its \
+                 prefix, otherwise move the directory metastore in the data directory away"
+            )))
+        }
+        None => Ok(present),
+    }
+}
+
+async fn clear(metastore: &dyn Metastore, left: Vec<KeyValue>) -> Result<(), ToolError> {
+    let compares = left
+        .iter()
+        .map(|item| Compare::ModRevision(item.key.clone(), item.mod_revision))
+        .collect();
+    let ops = left.into_iter().map(|item| Op::Delete(item.key)).collect();
+    match metastore.txn(Txn { compares, ops }).await?.succeeded {
+        true => Ok(()),
+        false => Err(ToolError::Refused(SOMEBODY_ELSE.to_string())),
+    }
+}
+
 async fn cluster_id(place: &Workplace) -> Result<String, ToolError> {
     let prefix = format!("{}/_cluster/", place.namespace());
     let marks = place.store.list(&prefix, None, 2).await?.objects;
@@ -185,8 +215,7 @@ async fn write(place: &Workplace, pairs: Vec<(Bytes, Bytes)>) -> Result<(), Tool
             });
         }
         if !place.metastore()?.txn(txn).await?.succeeded {
-            let why = "somebody else writes to the metastore: stop all brokers, empty it and begin again";
-            return Err(ToolError::Refused(why.to_string()));
+            return Err(ToolError::Refused(SOMEBODY_ELSE.to_string()));
         }
     }
     Ok(())
