@@ -1,9 +1,14 @@
 //! The data directory belongs to one broker at a time, which the kernel guarantees by a lock on a file in it.
 
+mod reserve;
+
+pub use reserve::Reserve;
+
 use rustix::fs::{flock, FlockOperation};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const LOCK_FILE: &str = "broker.lock";
 
@@ -11,6 +16,7 @@ const LOCK_FILE: &str = "broker.lock";
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
+    reserve: Arc<Reserve>,
     _lock: File,
 }
 
@@ -69,11 +75,21 @@ impl DataDir {
             }
             Err(error) => return Err(io_error(error.into())),
         }
-        write_pid(&mut file).map_err(io_error)?;
+        let reserve = Reserve::open(path);
+        if let Err(error) = write_pid(&mut file) {
+            // It is for the message above alone, and the lock is held.
+            log::warn!("write the process id into {LOCK_FILE}: {error}");
+        }
         Ok(DataDir {
             path: path.to_owned(),
+            reserve,
             _lock: file,
         })
+    }
+
+    /// Its room for a start on a full disk.
+    pub fn reserve(&self) -> Arc<Reserve> {
+        self.reserve.clone()
     }
 
     /// Where it is.
@@ -83,9 +99,11 @@ impl DataDir {
 }
 
 fn write_pid(file: &mut File) -> io::Result<()> {
-    file.set_len(0)?;
+    let line = format!("{}\n", std::process::id());
     file.seek(SeekFrom::Start(0))?;
-    writeln!(file, "{}", std::process::id())
+    // In place: a disk that is full would give a block that is freed here to somebody else.
+    file.write_all(line.as_bytes())?;
+    file.set_len(line.len() as u64)
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ impl Stores {
                 end_of_trust,
             )?),
         };
-        let (objects, refresher) = open_objects(settings)?;
+        let (objects, refresher) = open_objects(settings, data_dir.as_ref())?;
         Ok(Stores {
             objects,
             metastore,
@@ -125,7 +125,7 @@ impl ObjectsOnly {
             Some(_) => None,
             None => Some(DataDir::lock(&settings.data_dir)?),
         };
-        let (objects, refresher) = open_objects(settings)?;
+        let (objects, refresher) = open_objects(settings, data_dir.as_ref())?;
         Ok(ObjectsOnly {
             objects,
             _data_dir: data_dir,
@@ -134,7 +134,7 @@ impl ObjectsOnly {
     }
 }
 
-fn open_objects(settings: &Settings) -> Result<(Objects, Option<Refresher>), StoresError> {
+fn open_objects(settings: &Settings, data_dir: Option<&DataDir>) -> Result<(Objects, Option<Refresher>), StoresError> {
     let mut refresher = None;
     let objects = if let Some(s3) = &settings.s3 {
         Objects::S3(Box::new(s3_config(s3)), credentials(s3, &mut refresher)?)
@@ -142,7 +142,11 @@ fn open_objects(settings: &Settings) -> Result<(Objects, Option<Refresher>), Sto
         log::warn!("use_memory_s3 is set: records are kept in memory only and are lost with this process");
         Objects::Memory(MemoryStore::new())
     } else {
-        Objects::Local(LocalStore::open(settings.data_dir.join("objects"))?)
+        let store = LocalStore::open(settings.data_dir.join("objects"))?;
+        Objects::Local(match data_dir.map(DataDir::reserve) {
+            Some(reserve) => store.while_there_is_room(move || reserve.check()),
+            None => store,
+        })
     };
     Ok((objects, refresher))
 }

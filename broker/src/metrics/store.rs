@@ -124,6 +124,10 @@ impl MeteredStore {
 }
 
 impl ObjectStore for MeteredStore {
+    fn room(&self) -> LocalFuture<'_, Result<(), StoreError>> {
+        self.inner.room()
+    }
+
     fn create<'a>(&'a self, key: &'a str, body: Vec<Bytes>) -> LocalFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let size = body.iter().map(Bytes::len).sum();

@@ -182,6 +182,11 @@ impl Shard {
         let mut told = false;
         loop {
             let answer = self.store.create_summed(&job.key, job.body.clone(), job.crc32c).await;
+            match &answer {
+                Ok(()) => self.set_full(None),
+                Err(StoreError::Full(why)) => self.set_full(Some(why)),
+                Err(_) => {}
+            }
             let outcome = match &answer {
                 Ok(()) => PutOutcome::Created,
                 Err(StoreError::Conflict(_)) => PutOutcome::Conflict,
@@ -216,6 +221,33 @@ impl Shard {
             }
             self.runtime.sleep(pause).await;
             pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        }
+    }
+
+    /// Notes whether the store has room for records.
+    fn set_full(&self, why: Option<&str>) {
+        match (self.full.replace(why.is_some()), why) {
+            (false, Some(why)) => log::warn!(
+                "shard {} refuses records with KAFKA_STORAGE_ERROR and serves what it has: {why}",
+                self.config.shard
+            ),
+            (true, None) => log::info!("shard {} accepts records again", self.config.shard),
+            _ => {}
+        }
+    }
+
+    /// Asks the store whether it has room. While a put is under way that found none, its outcome answers.
+    pub(super) async fn look_for_room(&self) {
+        let putting = |state: &State| state.stream.as_ref().is_some_and(|stream| stream.in_flight() > 0);
+        if self.full.get() && putting(&self.state.borrow()) {
+            return;
+        }
+        match self.store.room().await {
+            Ok(()) if self.full.get() && putting(&self.state.borrow()) => {}
+            Ok(()) => self.set_full(None),
+            Err(StoreError::Full(why)) => self.set_full(Some(&why)),
+            // The next look tells.
+            Err(_) => {}
         }
     }
 

@@ -15,6 +15,7 @@ impl Shard {
             if self.stopped.get() {
                 break;
             }
+            self.look_for_room().await;
             if let Err(error) = self.housekeeping().await {
                 log::warn!("housekeeping of shard {}: {error}; trying again", self.config.shard);
             }

@@ -131,6 +131,8 @@ pub struct Shard {
     flush_wake: Wake,
     ownership_wake: Wake,
     draining: Cell<bool>,
+    /// The store has no room for records: they are refused before they are accepted.
+    full: Cell<bool>,
     stopped: Cell<bool>,
     /// The picture by which nothing here belongs to another broker.
     placed: RefCell<Option<Arc<ClusterImage>>>,
@@ -281,6 +283,7 @@ impl Shard {
             flush_wake: Wake::new(),
             ownership_wake: Wake::new(),
             draining: Cell::new(false),
+            full: Cell::new(false),
             stopped: Cell::new(false),
             placed: RefCell::default(),
             registration,
@@ -292,6 +295,7 @@ impl Shard {
 
     /// Starts the shard's tasks and serves its inbox until [`Shard::stop`] or until all senders are gone.
     pub async fn run(self: Rc<Self>, inbox: async_channel::Receiver<ShardRequest>) {
+        self.look_for_room().await;
         let shard = self.clone();
         self.runtime
             .spawn("flush", Box::pin(async move { shard.flush_loop().await }));

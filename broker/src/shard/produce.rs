@@ -68,6 +68,9 @@ impl Shard {
     }
 
     fn append(&self, state: &mut State, key: PartitionKey, records: &[u8], now_ms: i64) -> Result<Accepted, ErrorCode> {
+        if self.full.get() {
+            return Err(ErrorCode::KAFKA_STORAGE_ERROR);
+        }
         let State {
             partitions,
             stream,

@@ -84,7 +84,7 @@ fn broker_on_a_small_disk(directory: &std::path::Path) -> Option<(Launch, PathBu
     }
     let disk = directory.join("disk");
     std::fs::create_dir(&disk).unwrap();
-    let script = format!("mount -t tmpfs -o size=32m none {} && exec \"$@\"", disk.display());
+    let script = format!("mount -t tmpfs -o size=48m none {} && exec \"$@\"", disk.display());
     let prefix = ["unshare", "--map-root-user", "--mount", "sh", "-c", &script, "sh"];
     let launch = Launch {
         data_dir: disk.join("data"),
@@ -117,7 +117,7 @@ fn a_full_disk_makes_producers_wait_and_loses_nothing() {
     std::fs::write(inside.join("filler"), vec![1; 20 << 20]).unwrap();
     let value = |number: u64| [&number.to_be_bytes()[..], &[3; 200_000]].concat();
     let refusal = loop {
-        assert!(Instant::now() < until, "a disk of 32 MiB is not full");
+        assert!(Instant::now() < until, "a disk of 48 MiB is not full");
         match try_to_produce(&mut client, &value(acknowledged)) {
             ErrorCode::NONE => acknowledged += 1,
             error => break error,

@@ -7,6 +7,7 @@ mod bad_batches;
 mod bad_frames;
 mod client;
 mod fetch_sessions;
+mod full_disk;
 mod hostile;
 mod kill;
 mod reading;

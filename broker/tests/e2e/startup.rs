@@ -114,10 +114,10 @@ fn a_start_that_does_not_come_to_its_end_ends_with_an_error_that_says_so() {
         .map(|object| std::fs::write(object.unwrap().path(), [0; 1_000]).unwrap())
         .count();
     assert!(damaged > 0);
-    let mut second = launch.flags("--startup-timeout-sec 1").spawn();
+    let mut second = launch.flags("--startup-timeout-sec 3").spawn();
     let status = second.wait_for_end();
     assert!(!status.success(), "it ended with {status}");
     let log = second.log();
-    assert!(log.contains("does not serve after 1 s"), "{log}");
+    assert!(log.contains("does not serve after 3 s"), "{log}");
     assert!(log.contains("claim partitions"), "it says what it waits for: {log}");
 }

@@ -150,6 +150,10 @@ fn create_request<'a>(key: &'a str, body: &[Bytes]) -> Request<'a> {
 }
 
 impl ObjectStore for FaultyStore {
+    fn room(&self) -> LocalFuture<'_, Result<(), StoreError>> {
+        self.inner.room()
+    }
+
     fn create<'a>(&'a self, key: &'a str, body: Vec<Bytes>) -> LocalFuture<'a, Result<(), StoreError>> {
         let (inner, name) = (self.inner.clone(), key.to_string());
         let request = create_request(key, &body);

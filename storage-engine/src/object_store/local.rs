@@ -23,6 +23,7 @@ use create::Creator;
 use disk::{is_absent, Access, Disk, DiskFile, Kind, RealDisk, DIRECT_MIN};
 use journal::Journal;
 use rustix::io::Errno;
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -48,6 +49,17 @@ pub struct LocalStore {
     journal: Arc<Journal>,
     /// Which keys are the journal's, unless the object is large.
     in_journal: fn(&str) -> bool,
+    room: Option<Room>,
+}
+
+/// Says why nothing but fences may be stored at the moment.
+#[derive(Clone)]
+struct Room(Arc<dyn Fn() -> Result<(), String> + Send + Sync>);
+
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Room")
+    }
 }
 
 impl LocalStore {
@@ -95,7 +107,24 @@ impl LocalStore {
             creator,
             journal,
             in_journal,
+            room: None,
         })
+    }
+
+    /// This store, which stores nothing but fences while `room` refuses: a start fences the streams of the process before, on
+    /// a full disk too.
+    pub fn while_there_is_room(self, room: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        LocalStore {
+            room: Some(Room(Arc::new(room))),
+            ..self
+        }
+    }
+
+    fn check_room(&self) -> Result<(), StoreError> {
+        match &self.room {
+            Some(Room(room)) => room().map_err(StoreError::Full),
+            None => Ok(()),
+        }
     }
 
     /// The same directory for another shard of this process.
@@ -128,6 +157,9 @@ impl LocalStore {
         body: &[Bytes],
         crc32c: Option<u32>,
     ) -> Result<(), StoreError> {
+        if !is_fence(body) {
+            self.check_room()?;
+        }
         if !(self.in_journal)(key) {
             return self.creator.create(key, path, temporary, body);
         }
@@ -168,6 +200,16 @@ impl LocalStore {
 }
 
 impl ObjectStore for LocalStore {
+    fn room(&self) -> LocalFuture<'_, Result<(), StoreError>> {
+        let store = self.clone();
+        Box::pin(async move {
+            match store.room {
+                Some(_) => self.blocking(move || store.check_room()).await,
+                None => Ok(()),
+            }
+        })
+    }
+
     fn create<'a>(&'a self, key: &'a str, body: Vec<Bytes>) -> LocalFuture<'a, Result<(), StoreError>> {
         Box::pin(self.create_known(key, body, None))
     }
@@ -256,6 +298,11 @@ impl ObjectStore for LocalStore {
             .await
         })
     }
+}
+
+fn is_fence(body: &[Bytes]) -> bool {
+    let header = body.first().map(|first| wal::parse_header(first));
+    header.is_some_and(|header| header.is_ok_and(|header| header.kind == wal::Kind::Fence))
 }
 
 fn opened(disk: &dyn Disk, path: &Path, access: Access, key: &str) -> Result<(Box<dyn DiskFile>, u64), StoreError> {

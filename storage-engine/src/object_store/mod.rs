@@ -134,4 +134,9 @@ pub trait ObjectStore {
 
     /// Deletes `keys`; one that does not exist counts as deleted.
     fn delete<'a>(&'a self, keys: &'a [String]) -> LocalFuture<'a, Result<(), StoreError>>;
+
+    /// Whether there is room for records: [`StoreError::Full`] if creates of more than fences are refused until there is.
+    fn room(&self) -> LocalFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
 }
