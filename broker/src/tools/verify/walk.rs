@@ -60,6 +60,10 @@ async fn one_segment(
             None => {
                 walked.orphans += 1;
                 output.note("orphan", &kfs, "no topic has this folder")?;
+                if facts.next_offset.is_none() {
+                    // A part that arrived when its topic had been deleted.
+                    return Ok(());
+                }
             }
             Some(folder) if folder.deleted => return Ok(()),
             Some(folder) if name.partition >= folder.partitions as i32 => {
