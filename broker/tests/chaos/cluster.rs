@@ -4,6 +4,7 @@ use crate::proxy::Link;
 use crate::support::{free_port, Broker, Launch};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 /// Lease of a broker: so long its partitions rest after it was killed.
@@ -12,6 +13,9 @@ pub const LEASE_TTL_MS: u64 = 3_000;
 /// One broker's place: the process comes and goes, the address stays.
 pub struct Machine {
     launch: Launch,
+    /// The same as another version, if there is one, which every second start takes.
+    old: Option<Launch>,
+    starts: AtomicUsize,
     broker: Mutex<Option<Broker>>,
     /// From clients.
     pub clients: Link,
@@ -87,8 +91,15 @@ impl Machine {
             .flags(&format!("--broker-lease-ttl-ms {LEASE_TTL_MS}"))
             .flags(flags);
         launch.port = port;
+        let old = std::env::var_os("CHAOS_OLD_BROKER").map(|binary| Launch {
+            binary: binary.into(),
+            ..launch.clone()
+        });
         Machine {
             launch,
+            old,
+            // Not all of them begin with the same version.
+            starts: AtomicUsize::new(id),
             broker: Mutex::new(None),
             clients,
             etcd,
@@ -104,7 +115,9 @@ impl Machine {
     pub fn start(&self) {
         let mut broker = self.broker();
         if broker.as_mut().is_none_or(|broker| !broker.is_alive()) {
-            *broker = Some(self.launch.spawn());
+            let number = self.starts.fetch_add(1, Ordering::Relaxed);
+            let launch = self.old.as_ref().filter(|_| number % 2 == 1).unwrap_or(&self.launch);
+            *broker = Some(launch.spawn());
         }
     }
 
@@ -135,6 +148,11 @@ impl Machine {
     /// Memory of the process that runs.
     pub fn resident_bytes(&self) -> u64 {
         self.broker().as_ref().expect("it was started").resident_bytes()
+    }
+
+    /// Memory of the process, if it runs.
+    pub fn memory(&self) -> Option<u64> {
+        self.broker().as_ref()?.resident_bytes_if_any()
     }
 
     /// SIGSTOP.

@@ -2,13 +2,15 @@
 //!
 //! `make chaos CHAOS_SECONDS=1800` gives it time. What must hold: every acknowledged record is there, once and unchanged, at its
 //! offset and in its producer's order; nobody is told of an end that is smaller than one known before; commits are
-//! neither lost nor taken back; and once all is well, everything goes on.
+//! neither lost nor taken back; and once all is well, everything goes on. With `CHAOS_OLD_BROKER` every second start of a
+//! broker takes that binary. `CHAOS_DAMAGES` objects are removed, cut or changed.
 #![allow(clippy::unwrap_used)] // Helpers of tests: a panic is how a test fails.
 #![allow(dead_code)] // Some of what the tests of one broker need.
 
 #[path = "../e2e/client.rs"]
 mod client;
 mod cluster;
+mod damage;
 #[path = "../e2e/kill/ledger.rs"]
 mod ledger;
 mod members;
@@ -66,9 +68,15 @@ fn nothing_acknowledged_is_lost_whatever_breaks() {
     let groups = [Group::new("classic", false), Group::new("consumer", true)].map(Arc::new);
     let (producers, others) = start_clients(&shared, &groups);
     let mut random = Random::new(seed);
-    let counts = nemesis::rage(&cluster, &mut random, Instant::now() + Duration::from_secs(seconds));
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let damages = number("CHAOS_DAMAGES").unwrap_or(0);
+    let struck = nemesis::rage(&cluster, &shared, &mut random, until, damages);
     cluster.heal();
-    println!("all is well again; struck {counts:?}");
+    let memory_max = struck.memory_max >> 20;
+    println!(
+        "all is well again; struck {:?}; no broker had more than {memory_max} MiB",
+        struck.counts
+    );
 
     shared.producers_stop.store(true, Ordering::Relaxed);
     let until = Instant::now() + PATIENCE;
@@ -108,7 +116,7 @@ fn nothing_acknowledged_is_lost_whatever_breaks() {
         groups.iter().map(|group| count(group).load(Ordering::Relaxed)).sum()
     };
     let counters = &shared.ledger.counts;
-    let faults: u64 = counts.values().sum();
+    let faults: u64 = struck.counts.values().sum();
     println!(
         "chaos: {seconds} s, {faults} faults, {} records acknowledged in {} batches, {} error answers, {} records read, {} \
          commits, {} commits of members that were given {} partitions; nothing lost, changed, moved, doubled or out of order, no commit taken back",

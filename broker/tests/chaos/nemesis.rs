@@ -1,7 +1,10 @@
 //! What breaks things, one after another, each for a while.
 
 use crate::cluster::Cluster;
+use crate::damage;
+use crate::proxy::Way;
 use crate::support::Random;
+use crate::workload::Shared;
 use kafscale_test_s3::{Faults, Kind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +29,10 @@ enum Fault {
     SlowBucket,
     CutClients,
     SlowClients,
+    /// Requests arrive and answers do not, or requests do not arrive.
+    OneWayEtcd,
+    OneWayBucket,
+    OneWayClients,
     /// The bucket's server answers 503, or 500 after the work is done, or cuts connections before and after.
     BucketErrors,
     /// Puts are answered late, in whatever order.
@@ -34,7 +41,7 @@ enum Fault {
     EtcdLeader,
 }
 
-const FAULTS: [Fault; 15] = [
+const FAULTS: [Fault; 18] = [
     Fault::Kill,
     Fault::Restart,
     Fault::Leave,
@@ -47,17 +54,51 @@ const FAULTS: [Fault; 15] = [
     Fault::SlowBucket,
     Fault::CutClients,
     Fault::SlowClients,
+    Fault::OneWayEtcd,
+    Fault::OneWayBucket,
+    Fault::OneWayClients,
     Fault::BucketErrors,
     Fault::BucketDelay,
     Fault::EtcdLeader,
 ];
 
-/// Breaks things until `until`, about one a second. Returns how often each came.
-pub fn rage(cluster: &Arc<Cluster>, random: &mut Random, until: Instant) -> BTreeMap<String, u64> {
-    let mut counts = BTreeMap::new();
+/// What a broker's process may have resident: what the shards accept before they refuse, and what two shards are allowed
+/// to keep.
+const MEMORY_MAX: u64 = 512 << 20;
+
+/// What happened.
+#[derive(Debug, Default)]
+pub struct Struck {
+    /// How often each fault came.
+    pub counts: BTreeMap<String, u64>,
+    /// The most that a broker's process had resident.
+    pub memory_max: u64,
+}
+
+/// Breaks things until `until`, about one a second, and `damages` objects of segments besides.
+pub fn rage(cluster: &Arc<Cluster>, shared: &Shared, random: &mut Random, until: Instant, mut damages: u64) -> Struck {
+    let mut struck = Struck::default();
+    let counts = &mut struck.counts;
     let mut going_on = Vec::new();
     while Instant::now() < until {
         std::thread::sleep(Duration::from_millis(100 + random.below(1_500)));
+        for (at, machine) in cluster.machines.iter().enumerate() {
+            let memory = machine.memory().unwrap_or_default();
+            struck.memory_max = memory.max(struck.memory_max);
+            if memory > MEMORY_MAX {
+                let broker = at + 1;
+                shared
+                    .ledger
+                    .fault(format!("broker {broker} has {memory} bytes, more than {MEMORY_MAX}"));
+            }
+        }
+        if damages > 0 && random.below(4) == 0 {
+            if let Some(what) = damage::strike(cluster, shared, random) {
+                println!("  {what}");
+                damages -= 1;
+                *counts.entry("Damage".to_string()).or_default() += 1;
+            }
+        }
         let fault = FAULTS[random.below(FAULTS.len() as u64) as usize];
         let at = random.below(cluster.machines.len() as u64) as usize;
         let length = Duration::from_millis(200 + random.below(6_000));
@@ -68,12 +109,13 @@ pub fn rage(cluster: &Arc<Cluster>, random: &mut Random, until: Instant) -> BTre
         going_on.push(std::thread::spawn(move || strike(&cluster, fault, at, length, shade)));
     }
     going_on.into_iter().for_each(|strike| strike.join().unwrap());
-    counts
+    struck
 }
 
 fn strike(cluster: &Cluster, fault: Fault, at: usize, length: Duration, shade: u64) {
     let machine = &cluster.machines[at];
     let pause = || std::thread::sleep(length);
+    let way = if shade.is_multiple_of(2) { Way::There } else { Way::Back };
     let etcd = |act: &dyn Fn(&crate::proxy::Link)| machine.etcd.iter().for_each(act);
     match fault {
         Fault::Kill => {
@@ -136,6 +178,21 @@ fn strike(cluster: &Cluster, fault: Fault, at: usize, length: Duration, shade: u
             machine.clients.slow(20 + shade % 300);
             pause();
             machine.clients.slow(0);
+        }
+        Fault::OneWayEtcd => {
+            etcd(&|link| link.hang_one(way, true));
+            pause();
+            etcd(&|link| link.hang_one(way, false));
+        }
+        Fault::OneWayBucket => {
+            machine.bucket.hang_one(way, true);
+            pause();
+            machine.bucket.hang_one(way, false);
+        }
+        Fault::OneWayClients => {
+            machine.clients.hang_one(way, true);
+            pause();
+            machine.clients.hang_one(way, false);
         }
         Fault::BucketErrors => {
             let chance = 0.05 + (shade % 40) as f64 / 100.0;

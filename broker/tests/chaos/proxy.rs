@@ -12,15 +12,32 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Bytes that go through at a time.
 const PIECE_BYTES: usize = 64 << 10;
 
+/// A direction of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From who connects to the target.
+    There,
+    /// And back.
+    Back,
+}
+
 #[derive(Debug, Default)]
 struct State {
     /// Connections are closed, and new ones too.
     cut: AtomicBool,
     /// Nothing goes through, and nobody is told.
     hangs: AtomicBool,
+    /// Nothing goes through in one direction: there, and back.
+    one_way: [AtomicBool; 2],
     /// Each piece waits for so long, in milliseconds.
     delay_ms: AtomicU64,
     ended: AtomicBool,
+}
+
+impl State {
+    fn stands(&self, way: Way) -> bool {
+        self.hangs.load(Ordering::Relaxed) || self.one_way[way as usize].load(Ordering::Relaxed)
+    }
 }
 
 /// A link from a loopback port to another address. Its threads end when it is dropped.
@@ -56,6 +73,12 @@ impl Link {
         self.state.hangs.store(hangs, Ordering::Relaxed);
     }
 
+    /// Stands still in one direction, or no more: the other end still gets what this one sends, or this one still gets
+    /// what the other sends.
+    pub fn hang_one(&self, way: Way, hangs: bool) {
+        self.state.one_way[way as usize].store(hangs, Ordering::Relaxed);
+    }
+
     /// Delays each piece; 0 is none.
     pub fn slow(&self, delay_ms: u64) {
         self.state.delay_ms.store(delay_ms, Ordering::Relaxed);
@@ -65,6 +88,8 @@ impl Link {
     pub fn heal(&self) {
         self.cut(false);
         self.hang(false);
+        self.hang_one(Way::There, false);
+        self.hang_one(Way::Back, false);
         self.slow(0);
     }
 }
@@ -91,11 +116,11 @@ fn accept(listener: &TcpListener, target: SocketAddr, state: &Arc<State>) {
         let (Ok(from_client), Ok(from_server)) = (client.try_clone(), server.try_clone()) else {
             continue;
         };
-        for (from, to) in [(from_client, server), (from_server, client)] {
+        for (way, from, to) in [(Way::There, from_client, server), (Way::Back, from_server, client)] {
             let state = state.clone();
             std::thread::spawn(move || {
                 // Either end may go at any time: that is what this is for.
-                let _ = pump(&from, &to, &state);
+                let _ = pump(&from, &to, way, &state);
                 let _ = from.shutdown(Shutdown::Both);
                 let _ = to.shutdown(Shutdown::Both);
             });
@@ -103,7 +128,7 @@ fn accept(listener: &TcpListener, target: SocketAddr, state: &Arc<State>) {
     }
 }
 
-fn pump(mut from: &TcpStream, mut to: &TcpStream, state: &State) -> io::Result<()> {
+fn pump(mut from: &TcpStream, mut to: &TcpStream, way: Way, state: &State) -> io::Result<()> {
     from.set_read_timeout(Some(LOOK))?;
     to.set_nodelay(true)?;
     let mut piece = vec![0; PIECE_BYTES];
@@ -111,7 +136,7 @@ fn pump(mut from: &TcpStream, mut to: &TcpStream, state: &State) -> io::Result<(
         if state.ended.load(Ordering::Relaxed) || state.cut.load(Ordering::Relaxed) {
             return Ok(());
         }
-        if state.hangs.load(Ordering::Relaxed) {
+        if state.stands(way) {
             std::thread::sleep(LOOK);
             continue;
         }
@@ -123,7 +148,7 @@ fn pump(mut from: &TcpStream, mut to: &TcpStream, state: &State) -> io::Result<(
         };
         let delay_ms = state.delay_ms.load(Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(delay_ms));
-        while state.hangs.load(Ordering::Relaxed) && !state.cut.load(Ordering::Relaxed) {
+        while state.stands(way) && !state.cut.load(Ordering::Relaxed) {
             std::thread::sleep(LOOK);
         }
         to.write_all(&piece[..read])?;

@@ -1,6 +1,7 @@
 //! The broker as a child process: started, waited for, measured, killed by its own process id, started again.
 
 use crate::client::Client;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -28,6 +29,8 @@ pub struct Launch {
     pub metrics_port: u16,
     /// More flags.
     pub flags: Vec<String>,
+    /// The program; by default the one that was built with these tests.
+    pub binary: PathBuf,
     /// A command that ends in `exec "$@"`, so that the process id stays the broker's.
     pub prefix: Vec<String>,
 }
@@ -41,6 +44,7 @@ impl Launch {
             port: free_port(),
             metrics_port: 0,
             flags: Vec::new(),
+            binary: PathBuf::from(env!("CARGO_BIN_EXE_kafscale-broker")),
             prefix: Vec::new(),
         }
     }
@@ -53,8 +57,8 @@ impl Launch {
 
     /// Starts it, and does not wait.
     pub fn spawn(&self) -> Broker {
-        let binary = env!("CARGO_BIN_EXE_kafscale-broker");
-        let mut words = self.prefix.iter().map(String::as_str).chain([binary]);
+        let prefix = self.prefix.iter().map(|word| OsStr::new(word.as_str()));
+        let mut words = prefix.chain([self.binary.as_os_str()]);
         let mut command = Command::new(words.next().expect("the binary is the last word"));
         command.args(words);
         let log_from = std::fs::metadata(&self.log).map_or(0, |log| log.len() as usize);
@@ -182,10 +186,15 @@ impl Broker {
 
     /// Its resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
-        kib * 1024
+        self.resident_bytes_if_any().unwrap()
+    }
+
+    /// The same, if it has any: a process that has just ended does not.
+    pub fn resident_bytes_if_any(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+        Some(kib * 1024)
     }
 
     /// The process lives, serves a produce and a fetch on a connection of its own, and has grown by less than

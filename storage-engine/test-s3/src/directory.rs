@@ -23,7 +23,7 @@ use std::ops::Bound;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What ends the name of a whole object's file.
@@ -52,17 +52,52 @@ struct Bucket {
     objects: Mutex<BTreeMap<String, Stored>>,
 }
 
-/// All buckets of a server.
-#[derive(Debug)]
+/// All buckets of a server; clones share them.
+#[derive(Debug, Clone)]
 pub(crate) struct Directory {
-    buckets: BTreeMap<String, Bucket>,
+    buckets: Arc<BTreeMap<String, Bucket>>,
 }
 
 impl Directory {
     pub(crate) fn open(root: &Path, buckets: &[String]) -> io::Result<Self> {
         let open = |name: &String| Ok((name.clone(), Bucket::open(root.join(name))?));
         let buckets = buckets.iter().map(open).collect::<io::Result<_>>()?;
-        Ok(Directory { buckets })
+        Ok(Directory {
+            buckets: Arc::new(buckets),
+        })
+    }
+
+    /// The keys of a bucket.
+    pub(crate) fn keys(&self, bucket: &str) -> Vec<String> {
+        let keys = self
+            .buckets
+            .get(bucket)
+            .map(|bucket| bucket.lock().keys().cloned().collect());
+        keys.unwrap_or_default()
+    }
+
+    /// Removes an object, without anybody having asked for it.
+    pub(crate) fn lose(&self, bucket: &str, key: &str) {
+        if let Some(bucket) = self.buckets.get(bucket) {
+            bucket.remove(key);
+        }
+    }
+
+    /// Makes an object another one, of which the server knows no better. False if it is not there.
+    pub(crate) fn change(&self, bucket: &str, key: &str, change: impl FnOnce(&mut Vec<u8>)) -> io::Result<bool> {
+        let Some((bucket, stored)) = self
+            .buckets
+            .get(bucket)
+            .and_then(|bucket| Some((bucket, bucket.get(key).ok()?)))
+        else {
+            return Ok(false);
+        };
+        let mut content = bucket.read(&stored, 0, stored.description.size)?.to_vec();
+        change(&mut content);
+        let body = [Bytes::from(content)];
+        let description = describe(key.to_string(), &body);
+        bucket.put(description, &body, false).map_err(io::Error::other)?;
+        Ok(true)
     }
 
     fn bucket(&self, name: &str) -> S3Result<&Bucket> {

@@ -62,6 +62,7 @@ impl Config {
 pub struct Server {
     addr: SocketAddr,
     front: Arc<Front>,
+    directory: Directory,
     keys: Keys,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -76,7 +77,7 @@ impl Server {
         let directory = Directory::open(&config.root, &config.buckets)?;
         let keys = Keys::default();
         keys.set(&config.access_key, &config.secret_key);
-        let mut builder = S3ServiceBuilder::new(directory);
+        let mut builder = S3ServiceBuilder::new(directory.clone());
         builder.set_auth(keys.clone());
         let listener = std::net::TcpListener::bind(config.addr)?;
         listener.set_nonblocking(true)?;
@@ -99,6 +100,7 @@ impl Server {
         Ok(Server {
             addr,
             front,
+            directory,
             keys,
             stop: Some(stop),
             thread: Some(thread),
@@ -118,6 +120,24 @@ impl Server {
     /// Puts these faults in place of those before.
     pub fn set_faults(&self, faults: Faults) {
         self.front.set_faults(faults);
+    }
+
+    /// The keys of a bucket.
+    pub fn keys(&self, bucket: &str) -> Vec<String> {
+        self.directory.keys(bucket)
+    }
+
+    /// Loses an object.
+    pub fn lose(&self, bucket: &str, key: &str) {
+        self.directory.lose(bucket, key);
+    }
+
+    /// Changes an object's content, and its checksum with it. False if it is not there.
+    ///
+    /// # Errors
+    /// If the object cannot be read or written.
+    pub fn change(&self, bucket: &str, key: &str, change: impl FnOnce(&mut Vec<u8>)) -> io::Result<bool> {
+        self.directory.change(bucket, key, change)
     }
 
     /// What was counted since the start.
