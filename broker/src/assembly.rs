@@ -352,6 +352,7 @@ impl Assembly {
             shard: shard.clone(),
             inboxes: self.inboxes.clone(),
             coordinator: self.coordinator.clone(),
+            coordinators: coordinator.clone(),
             runtime,
             metastore,
             produce_budget: ByteBudget::new(PRODUCE_BUDGET_BYTES),

@@ -178,6 +178,14 @@ impl HttpServer {
         }
     }
 
+    /// What a broker that serves says: `ok`, and what it cannot serve.
+    fn ready(&self) -> String {
+        let unreadable = self.status.as_ref().map(Status::unreadable).unwrap_or_default();
+        let lines = unreadable.iter();
+        let lines = lines.map(|(key, reason)| format!("\nmetastore value {key} cannot be read: {reason}"));
+        std::iter::once("ok".to_string()).chain(lines).collect()
+    }
+
     async fn shown(&self, target: &str) -> Option<Answer> {
         self.status.as_ref()?.answer(target).await
     }
@@ -199,7 +207,7 @@ impl HttpServer {
             },
             "/healthz" => Response::text("200 OK", "ok"),
             "/readyz" => match self.readiness.phase() {
-                Phase::Serving => Response::text("200 OK", "ok"),
+                Phase::Serving => Response::text("200 OK", self.ready()),
                 Phase::Starting => Response::text("503 Service Unavailable", "starting"),
                 Phase::Draining => Response::text("503 Service Unavailable", "draining"),
             },

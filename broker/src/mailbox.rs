@@ -277,6 +277,8 @@ pub struct ShardStats {
     pub shard: u32,
     /// The partitions that it owns.
     pub partitions: Vec<PartitionStats>,
+    /// The number of the stream that it appends to, if it has one.
+    pub stream: Option<u64>,
     /// Bytes of committed records kept in memory.
     pub memory_bytes: usize,
     /// Slots of the open stream that still hold unrolled records.

@@ -3,6 +3,8 @@
 use crate::broker_config::BrokerConfig;
 use crate::budget::ByteBudget;
 use crate::cluster::image::{ClusterImage, Leader, TopicImage};
+use crate::cluster::shown;
+use crate::coordinator::host::CoordinatorHost;
 use crate::coordinator::service::CoordinatorHandle;
 use crate::handlers::SessionLimit;
 use crate::mailbox::{Inbox, ShardRequest};
@@ -52,6 +54,8 @@ pub struct Node {
     pub inboxes: Vec<Inbox>,
     /// The way to the group coordinator.
     pub coordinator: CoordinatorHandle,
+    /// The coordinators themselves, on the shard that has them.
+    pub(crate) coordinators: Option<Rc<CoordinatorHost>>,
     /// Time and tasks.
     pub runtime: Rc<dyn Runtime>,
     /// The metastore.
@@ -77,6 +81,20 @@ impl Node {
     /// The cluster as this shard knows it.
     pub fn image(&self) -> Arc<ClusterImage> {
         self.shard.image()
+    }
+
+    /// Values of the metastore that this broker knows to exist and cannot read, by key, with the reason; those of groups
+    /// on the first shard only.
+    pub fn unreadable(&self) -> BTreeMap<String, String> {
+        let of_groups = self.coordinators.iter().flat_map(|host| host.unreadable());
+        let image = self.image();
+        let of_cluster = image
+            .unreadable
+            .iter()
+            .map(|(key, reason)| (shown(key), reason.clone()));
+        of_cluster
+            .chain(of_groups.map(|(key, reason)| (shown(&key), reason)))
+            .collect()
     }
 
     /// Sends a request to the shard that owns what it is about; its own shard handles it right here.
@@ -109,8 +127,16 @@ impl Node {
 /// The topic, or the error that tells that there is none.
 pub fn find_topic<'a>(image: &'a ClusterImage, topic: TopicRef<'_>) -> Result<&'a Arc<TopicImage>, ErrorCode> {
     match topic {
-        TopicRef::Name(name) => image.topics.get(name).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+        TopicRef::Name(name) => image.topics.get(name).ok_or_else(|| unknown_name(image, name)),
         TopicRef::Id(id) => image.topic_by_id(id).ok_or(ErrorCode::UNKNOWN_TOPIC_ID),
+    }
+}
+
+/// Why there is no topic of this name. One whose record cannot be decoded exists: clients have to try again.
+pub fn unknown_name(image: &ClusterImage, name: &str) -> ErrorCode {
+    match image.is_unreadable(name) {
+        true => ErrorCode::KAFKA_STORAGE_ERROR,
+        false => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
     }
 }
 

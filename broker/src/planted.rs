@@ -42,6 +42,10 @@ pub enum Bug {
     RollUnfenced,
     /// A segment's times are written before the segment, and stay when it comes out otherwise.
     TimesFirst,
+    /// A topic whose record is missing or cannot be decoded is taken for deleted.
+    AbsenceIsDeletion,
+    /// A shard claims partitions on its stream without a look at the stream's record.
+    ClaimIgnoresStream,
 }
 
 #[cfg(feature = "planted-bugs")]

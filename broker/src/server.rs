@@ -22,6 +22,7 @@ use crate::stores::{MetastoreHandle, Objects, Stores, StoresError};
 use futures::future::{select, Either};
 use kafscale_codec::types::TopicId;
 use kafscale_metastore::cluster;
+use kafscale_metastore::keys::Key;
 use kafscale_metastore::operation::OperationError;
 use kafscale_storage_engine::object_store::s3::probe;
 use std::cell::Cell;
@@ -223,8 +224,13 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
         let keeper = CatalogKeeper::new(running.shard.clone());
         runtime.spawn("catalog", Box::pin(keeper.run()));
     }
-    let counted = running.shard.clone();
-    let add = Box::new(move |into: &mut Snapshot| add_partitions(&counted, into));
+    let counted = node.clone();
+    let add = Box::new(move |into: &mut Snapshot| {
+        add_partitions(&counted.shard, into);
+        if number == 0 {
+            into.gauge(&families::UNREADABLE_VALUES, vec![], counted.unreadable().len() as f64);
+        }
+    });
     runtime.spawn(
         "snapshots",
         Box::pin(serve_snapshots(snapshots, metrics, runtime.clone(), add)),
@@ -331,7 +337,10 @@ async fn announce(node: &Rc<Node>, address: SocketAddr) {
     // The deadline is kept by whoever waits for the start.
     node.wait_for_image(Duration::MAX, |image| {
         let led = |topic: &crate::cluster::image::TopicImage| {
-            (0..topic.record.partitions as i32).all(|partition| image.live_leader(topic, partition).is_some())
+            (0..topic.record.partitions as i32).all(|partition| {
+                let key = Key::Partition(topic.record.topic_id, partition);
+                image.live_leader(topic, partition).is_some() || image.unreadable.contains_key(&key)
+            })
         };
         image.complete && image.brokers.contains_key(&broker_id) && image.topics.values().all(|topic| led(topic))
     })

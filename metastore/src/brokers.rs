@@ -8,7 +8,7 @@ use crate::store::{LeaseId, Metastore, Op, Revision, Txn};
 /// All live brokers.
 ///
 /// # Errors
-/// The metastore's, or a record that cannot be read.
+/// The metastore's. Records that cannot be decoded are named in [`Listing::unreadable`].
 pub async fn load_brokers(store: &dyn Metastore) -> Result<Listing<Versioned<BrokerRecord>>, OperationError> {
     list(store, BROKERS_PREFIX, |item| match Key::parse(&item.key) {
         Some(Key::Broker(_)) => decode_value(item, BrokerRecord::decode).map(Some),

@@ -45,6 +45,35 @@ pub struct Listing<T> {
     pub items: Vec<T>,
     /// What was stored at this revision is in the list or was changed since.
     pub revision: Revision,
+    /// Records of the kind that exist and cannot be decoded: another version wrote them, or they are damaged. Whoever
+    /// concludes anything from what a listing lacks has to look here first.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A stored record that cannot be decoded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("record {key}: {source}")]
+pub struct Unreadable {
+    /// Its key.
+    pub key: String,
+    /// What is wrong with its value.
+    pub source: RecordError,
+}
+
+impl<T> Listing<T> {
+    /// The listing, if every record in it could be decoded.
+    ///
+    /// # Errors
+    /// [`OperationError::Record`] names the first one that could not.
+    pub fn whole(self) -> Result<Self, OperationError> {
+        match self.unreadable.into_iter().next() {
+            Some(Unreadable { key, source }) => Err(OperationError::Record { key, source }),
+            None => Ok(Listing {
+                unreadable: Vec::new(),
+                ..self
+            }),
+        }
+    }
 }
 
 /// Reads every key of a prefix, page by page.
@@ -60,6 +89,7 @@ pub async fn read_all(store: &dyn Metastore, prefix: &[u8]) -> Result<Listing<Ke
         let all = listing.get_or_insert(Listing {
             items: Vec::new(),
             revision: page.revision,
+            unreadable: Vec::new(),
         });
         all.items.extend(page.items);
         match all.items.last() {
@@ -72,21 +102,25 @@ pub async fn read_all(store: &dyn Metastore, prefix: &[u8]) -> Result<Listing<Ke
     }
 }
 
-/// Reads every record of a prefix, with `decode` for key and value.
+/// Reads every record of a prefix, with `decode` for key and value. One that cannot be decoded hides no other.
 pub(crate) async fn list<T>(
     store: &dyn Metastore,
     prefix: &[u8],
     decode: impl Fn(&KeyValue) -> Result<Option<T>, OperationError>,
 ) -> Result<Listing<T>, OperationError> {
     let all = read_all(store, prefix).await?;
-    let items = all
-        .items
-        .iter()
-        .filter_map(|item| decode(item).transpose())
-        .collect::<Result<_, _>>()?;
+    let (mut items, mut unreadable) = (Vec::with_capacity(all.items.len()), Vec::new());
+    for item in &all.items {
+        match decode(item) {
+            Ok(found) => items.extend(found),
+            Err(OperationError::Record { key, source }) => unreadable.push(Unreadable { key, source }),
+            Err(error) => return Err(error),
+        }
+    }
     Ok(Listing {
         items,
         revision: all.revision,
+        unreadable,
     })
 }
 

@@ -38,7 +38,7 @@ pub struct PartitionWrite {
 /// All partitions that were ever claimed.
 ///
 /// # Errors
-/// The metastore's, or a record that cannot be read.
+/// The metastore's. Records that cannot be decoded are named in [`Listing::unreadable`].
 pub async fn load_partitions(store: &dyn Metastore) -> Result<Listing<StoredPartition>, OperationError> {
     load_prefix(store, PARTITIONS_PREFIX).await
 }
@@ -46,7 +46,7 @@ pub async fn load_partitions(store: &dyn Metastore) -> Result<Listing<StoredPart
 /// Those of one topic.
 ///
 /// # Errors
-/// The metastore's, or a record that cannot be read.
+/// The metastore's. Records that cannot be decoded are named in [`Listing::unreadable`].
 pub async fn load_topic_partitions(
     store: &dyn Metastore,
     topic_id: TopicId,

@@ -16,7 +16,7 @@ const ATTEMPTS_MAX: usize = 32;
 /// All streams.
 ///
 /// # Errors
-/// The metastore's, or a record that cannot be read.
+/// The metastore's. Records that cannot be decoded are named in [`Listing::unreadable`].
 pub async fn load_streams(store: &dyn Metastore) -> Result<Listing<(u64, Versioned<StreamRecord>)>, OperationError> {
     list(store, STREAMS_PREFIX, |item| match Key::parse(&item.key) {
         Some(Key::Stream(stream)) => Ok(Some((stream, decode_value(item, StreamRecord::decode)?))),

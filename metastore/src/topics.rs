@@ -33,7 +33,7 @@ pub struct NewTopic {
 /// All topics with their names.
 ///
 /// # Errors
-/// The metastore's, or a record that cannot be read.
+/// The metastore's. Records that cannot be decoded are named in [`Listing::unreadable`].
 pub async fn load_topics(store: &dyn Metastore) -> Result<Listing<(String, Versioned<TopicRecord>)>, OperationError> {
     list(store, TOPICS_PREFIX, |item| match Key::parse(&item.key) {
         Some(Key::Topic(name)) => Ok(Some((name, decode_value(item, TopicRecord::decode)?))),
@@ -53,7 +53,7 @@ pub async fn load_topic(store: &dyn Metastore, name: &str) -> Result<Option<Vers
 /// Topics that were deleted and not yet forgotten.
 ///
 /// # Errors
-/// The metastore's, or a record that cannot be read.
+/// The metastore's. Records that cannot be decoded are named in [`Listing::unreadable`].
 pub async fn load_deleted_topics(
     store: &dyn Metastore,
 ) -> Result<Listing<(TopicId, Versioned<DeletedTopicRecord>)>, OperationError> {
@@ -153,7 +153,30 @@ pub async fn delete_topic(
     commit(store, txn, (&deleted_key, &value), None).await
 }
 
-/// Forgets a deleted topic: its objects and its partitions' records are gone. Absent is fine.
+/// Records that a deleted topic's objects and its partitions' records are gone. The record stays, so that brokers which
+/// were away learn of the deletion from it.
+///
+/// # Errors
+/// [`OperationError::Conflict`] if the record changed; the metastore's otherwise.
+pub async fn empty_deleted_topic(
+    store: &dyn Metastore,
+    topic_id: TopicId,
+    deleted: &Versioned<DeletedTopicRecord>,
+) -> Result<Revision, OperationError> {
+    let value = DeletedTopicRecord {
+        partitions: 0,
+        ..deleted.value.clone()
+    };
+    put_if_unchanged(
+        store,
+        &deleted_key(topic_id),
+        Some(deleted.mod_revision),
+        value.encode(),
+    )
+    .await
+}
+
+/// Forgets a deleted topic: nobody can still hold anything of it. Absent is fine.
 ///
 /// # Errors
 /// The metastore's.

@@ -11,13 +11,20 @@ use std::time::Duration;
 /// Something that nothing refers to any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deletion {
-    /// The objects and the records of a deleted topic.
-    Topic {
+    /// The objects of a deleted topic and its partitions' records. That it was deleted stays recorded.
+    EmptyTopic {
+        /// The topic.
+        topic_id: TopicId,
+        /// What is recorded of the deletion.
+        deleted: Versioned<DeletedTopicRecord>,
+    },
+    /// What came late of a deleted topic, and the record of its deletion.
+    ForgetTopic {
         /// The topic.
         topic_id: TopicId,
         /// The name that it had.
         name: String,
-        /// Where its segments lie.
+        /// Where its segments lay.
         folder: String,
     },
     /// A dead broker's stream that no partition needs: it is ended, and deleted in a later round.
@@ -44,13 +51,8 @@ impl Deletion {
     /// The prefixes below which everything goes.
     pub fn prefixes(&self, namespace: &str) -> Vec<String> {
         match self {
-            Deletion::Topic { topic_id, folder, .. } => {
-                let id: String = topic_id.0.iter().map(|byte| format!("{byte:02x}")).collect();
-                vec![
-                    format!("{namespace}/{folder}/"),
-                    format!("{namespace}/_producers/{id}/"),
-                ]
-            }
+            Deletion::EmptyTopic { topic_id, deleted } => topic_prefixes(namespace, *topic_id, &deleted.value.folder),
+            Deletion::ForgetTopic { topic_id, folder, .. } => topic_prefixes(namespace, *topic_id, folder),
             Deletion::EndStream(_) => Vec::new(),
             Deletion::EmptyStream { stream, .. } | Deletion::ForgetStream { stream, .. } => {
                 vec![wal::stream_prefix(namespace, StreamId(*stream))]
@@ -67,6 +69,14 @@ impl Deletion {
             _ => None,
         }
     }
+}
+
+fn topic_prefixes(namespace: &str, topic_id: TopicId, folder: &str) -> Vec<String> {
+    let id: String = topic_id.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    vec![
+        format!("{namespace}/{folder}/"),
+        format!("{namespace}/_producers/{id}/"),
+    ]
 }
 
 /// When things were, and how long they have to rest.
@@ -86,18 +96,22 @@ impl Grace {
     }
 }
 
-/// Of the deleted topics, those whose time has come.
+/// Of the deleted topics, those whose time has come. The record of a deletion outlives the objects: it alone tells a
+/// broker that was away that the topic was deleted.
 pub fn of_topics(deleted: Vec<(TopicId, Versioned<DeletedTopicRecord>)>, grace: Grace) -> Vec<Deletion> {
-    let due = |record: &DeletedTopicRecord| grace.is_past(record.deleted_ms, grace.delete_grace);
     let deletion = |(topic_id, deleted): (TopicId, Versioned<DeletedTopicRecord>)| {
+        let since_ms = deleted.value.deleted_ms;
+        if deleted.value.partitions > 0 {
+            let due = grace.is_past(since_ms, grace.delete_grace);
+            return due.then_some(Deletion::EmptyTopic { topic_id, deleted });
+        }
         let DeletedTopicRecord { name, folder, .. } = deleted.value;
-        Deletion::Topic { topic_id, name, folder }
+        // A broker that was away for longer than a fence lives has lost its stream, and with it whatever it held of the
+        // topic.
+        let due = grace.is_past(since_ms, 2 * grace.fence_life);
+        due.then_some(Deletion::ForgetTopic { topic_id, name, folder })
     };
-    deleted
-        .into_iter()
-        .filter(|(_, d)| due(&d.value))
-        .map(deletion)
-        .collect()
+    deleted.into_iter().filter_map(deletion).collect()
 }
 
 /// Of all streams, those that no partition needs and whose owner is gone. `needed` must have been read after `found`: a
@@ -196,19 +210,25 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_topic_goes_after_its_grace_with_both_its_folders() {
-        let deleted = |seconds_ago: i64| {
+    fn a_deleted_topic_goes_after_its_grace_with_both_its_folders_and_the_record_of_it_days_later() {
+        let deleted = |seconds_ago: i64, partitions| {
             let value = DeletedTopicRecord {
                 name: "orders".to_string(),
                 folder: "orders~2".to_string(),
-                partitions: 1,
+                partitions,
                 deleted_ms: NOW_MS - seconds_ago * 1000,
             };
             vec![(TopicId([0xab; 16]), Versioned { value, mod_revision: 5 })]
         };
-        assert_eq!(of_topics(deleted(59), grace()), []);
-        let due = of_topics(deleted(60), grace());
+        assert_eq!(of_topics(deleted(59, 1), grace()), []);
         let producers = format!("ns/_producers/{}/", "ab".repeat(16));
-        assert_eq!(due[0].prefixes("ns"), ["ns/orders~2/".to_string(), producers]);
+        let prefixes = ["ns/orders~2/".to_string(), producers];
+        let emptied = of_topics(deleted(60, 1), grace());
+        assert!(matches!(emptied[..], [Deletion::EmptyTopic { .. }]));
+        assert_eq!(emptied[0].prefixes("ns"), prefixes);
+        assert_eq!(of_topics(deleted(172_799, 0), grace()), []);
+        let forgotten = of_topics(deleted(172_800, 0), grace());
+        assert!(matches!(forgotten[..], [Deletion::ForgetTopic { .. }]));
+        assert_eq!(forgotten[0].prefixes("ns"), prefixes);
     }
 }

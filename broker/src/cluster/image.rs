@@ -1,8 +1,8 @@
 //! What the cluster looks like: an immutable picture that every shard holds and no request waits for.
 
 use kafscale_codec::types::TopicId;
-use kafscale_metastore::keys::{BrokerRecord, PartitionRecord, TopicRecord};
-use std::collections::{BTreeMap, HashMap};
+use kafscale_metastore::keys::{BrokerRecord, Key, PartitionRecord, TopicRecord};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Who leads a partition.
@@ -54,6 +54,12 @@ pub struct ClusterImage {
     pub topics: BTreeMap<String, Arc<TopicImage>>,
     /// Names by topic id.
     pub names: HashMap<TopicId, String>,
+    /// Topics that are recorded as deleted. A topic that is in neither list is not deleted: its record may be missing or
+    /// unreadable for a while, and whoever leads its partitions keeps them.
+    pub deleted: Arc<BTreeSet<TopicId>>,
+    /// Records that exist and cannot be decoded, with the reason. The last readable copy of each, if there was one, is
+    /// in force above.
+    pub unreadable: Arc<BTreeMap<Key, String>>,
     /// Whether the picture is complete: everything that was stored at start has been read.
     pub complete: bool,
 }
@@ -64,11 +70,20 @@ impl ClusterImage {
         self.topics.get(self.names.get(&id)?)
     }
 
-    /// Whether this incarnation of the broker is registered.
+    /// Whether this incarnation of the broker is registered. If the registration cannot be decoded, any is: nothing may be
+    /// taken over from a broker of another version.
     pub fn is_live(&self, broker_id: i32, incarnation: u64) -> bool {
-        self.brokers
-            .get(&broker_id)
-            .is_some_and(|broker| broker.incarnation == incarnation)
+        let registered = self.brokers.get(&broker_id);
+        registered.is_some_and(|broker| broker.incarnation == incarnation)
+            || self.unreadable.contains_key(&Key::Broker(broker_id))
+    }
+
+    /// Whether a topic of this name exists whose record cannot be decoded, and no readable copy of it is known.
+    pub fn is_unreadable(&self, name: &str) -> bool {
+        // Looked up by name only when something is wrong at all: requests must not allocate for this.
+        !self.unreadable.is_empty()
+            && !self.topics.contains_key(name)
+            && self.unreadable.contains_key(&Key::Topic(name.to_string()))
     }
 
     /// The leader, if it is live.

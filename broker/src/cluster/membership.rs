@@ -1,18 +1,15 @@
 //! Registers the broker, follows the metastore and hands every shard the picture of the cluster.
 
-use super::image::{ClusterImage, Leader, TopicImage};
 use super::registration::Registration;
+use super::view::{ClusterView, Part};
 use crate::mailbox::{Inbox, ShardRequest};
 use crate::runtime::{Instant, Runtime};
 use futures::future::select;
 use kafscale_metastore::brokers::register_broker;
-use kafscale_metastore::keys::{
-    BrokerRecord, Key, PartitionRecord, RecordError, TopicRecord, BROKERS_PREFIX, PARTITIONS_PREFIX, TOPICS_PREFIX,
-};
+use kafscale_metastore::keys::BrokerRecord;
 use kafscale_metastore::operation::{read_all, OperationError};
-use kafscale_metastore::{KeyValue, LeaseId, Metastore, MetastoreError, WatchEvent};
+use kafscale_metastore::{LeaseId, Metastore, MetastoreError};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,28 +28,6 @@ enum FollowError {
     Metastore(#[from] MetastoreError),
     #[error(transparent)]
     Operation(#[from] OperationError),
-    #[error("{0}")]
-    Record(#[from] RecordError),
-}
-
-/// What part of the metastore one task follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Brokers,
-    Topics,
-    Partitions,
-}
-
-impl Part {
-    const ALL: [Part; 3] = [Part::Brokers, Part::Topics, Part::Partitions];
-
-    fn prefix(self) -> &'static [u8] {
-        match self {
-            Part::Brokers => BROKERS_PREFIX,
-            Part::Topics => TOPICS_PREFIX,
-            Part::Partitions => PARTITIONS_PREFIX,
-        }
-    }
 }
 
 /// This broker's membership; one per broker, on its first shard.
@@ -62,10 +37,7 @@ pub struct Membership {
     broker: BrokerRecord,
     lease_ttl: Duration,
     inboxes: Vec<Inbox>,
-    image: RefCell<ClusterImage>,
-    /// Leaders by topic id, also of topics that are not (or no longer) known by name.
-    leaders: RefCell<BTreeMap<kafscale_codec::types::TopicId, BTreeMap<i32, Leader>>>,
-    loaded: RefCell<[bool; 3]>,
+    view: RefCell<ClusterView>,
     changed: (async_channel::Sender<()>, async_channel::Receiver<()>),
     stopped: Cell<bool>,
     registration: Arc<Registration>,
@@ -92,12 +64,7 @@ impl Membership {
             broker,
             lease_ttl,
             inboxes,
-            image: RefCell::new(ClusterImage {
-                cluster_id,
-                ..ClusterImage::default()
-            }),
-            leaders: RefCell::default(),
-            loaded: RefCell::default(),
+            view: RefCell::new(ClusterView::new(cluster_id)),
             changed: async_channel::bounded(1),
             stopped: Cell::new(false),
             registration,
@@ -212,20 +179,12 @@ impl Membership {
 
     async fn follow_until_broken(&self, part: Part) -> Result<(), FollowError> {
         let listing = read_all(&*self.metastore, part.prefix()).await?;
-        self.forget(part);
-        for item in &listing.items {
-            self.put(item)?;
-        }
-        self.loaded.borrow_mut()[part as usize] = true;
+        self.view.borrow_mut().replace(part, &listing.items);
         self.tell_publisher();
         let mut watch = self.metastore.watch(part.prefix(), listing.revision + 1).await?;
         while !self.stopped.get() {
-            for event in watch.next().await? {
-                match event {
-                    WatchEvent::Put(item) => self.put(&item)?,
-                    WatchEvent::Delete { key, .. } => self.remove(&key),
-                }
-            }
+            let events = watch.next().await?;
+            events.iter().for_each(|event| self.view.borrow_mut().apply(event));
             self.tell_publisher();
         }
         Ok(())
@@ -236,91 +195,6 @@ impl Membership {
         let _ = self.changed.0.try_send(());
     }
 
-    fn forget(&self, part: Part) {
-        let mut image = self.image.borrow_mut();
-        match part {
-            Part::Brokers => image.brokers.clear(),
-            Part::Topics => {
-                image.topics.clear();
-                image.names.clear();
-            }
-            Part::Partitions => {
-                self.leaders.borrow_mut().clear();
-                for topic in image.topics.values_mut() {
-                    Arc::make_mut(topic).leaders.fill(None);
-                }
-            }
-        }
-    }
-
-    fn put(&self, item: &KeyValue) -> Result<(), FollowError> {
-        let mut image = self.image.borrow_mut();
-        match Key::parse(&item.key) {
-            Some(Key::Broker(id)) => {
-                image.brokers.insert(id, BrokerRecord::decode(&item.value)?);
-            }
-            Some(Key::Topic(name)) => {
-                let record = TopicRecord::decode(&item.value)?;
-                let known = self.leaders.borrow();
-                let known = known.get(&record.topic_id);
-                let leader = |partition| known.and_then(|leaders| leaders.get(&(partition as i32))).copied();
-                let leaders = (0..record.partitions).map(leader).collect();
-                image.names.insert(record.topic_id, name.clone());
-                let topic = TopicImage {
-                    name: name.clone(),
-                    record,
-                    mod_revision: item.mod_revision,
-                    leaders,
-                };
-                let replaced = image.topics.insert(name, Arc::new(topic));
-                let current = &image.topics;
-                let stale =
-                    replaced.filter(|old| !current.values().any(|new| new.record.topic_id == old.record.topic_id));
-                if let Some(old) = stale {
-                    image.names.remove(&old.record.topic_id);
-                }
-            }
-            Some(Key::Partition(topic_id, partition)) => {
-                let leader = Leader::of(&PartitionRecord::decode(&item.value)?);
-                self.leaders
-                    .borrow_mut()
-                    .entry(topic_id)
-                    .or_default()
-                    .insert(partition, leader);
-                let Some(name) = image.names.get(&topic_id).cloned() else {
-                    return Ok(());
-                };
-                if let Some(topic) = image.topics.get_mut(&name) {
-                    let at = partition as usize;
-                    if topic.leaders.get(at).is_some_and(|known| *known != Some(leader)) {
-                        Arc::make_mut(topic).leaders[at] = Some(leader);
-                    }
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn remove(&self, key: &[u8]) {
-        let mut image = self.image.borrow_mut();
-        match Key::parse(key) {
-            Some(Key::Broker(id)) => drop(image.brokers.remove(&id)),
-            Some(Key::Topic(name)) => {
-                if let Some(topic) = image.topics.remove(&name) {
-                    image.names.remove(&topic.record.topic_id);
-                    self.leaders.borrow_mut().remove(&topic.record.topic_id);
-                }
-            }
-            Some(Key::Partition(topic_id, partition)) => {
-                if let Some(leaders) = self.leaders.borrow_mut().get_mut(&topic_id) {
-                    leaders.remove(&partition);
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// Hands out a new picture after changes; many changes make one picture.
     async fn publish(self: Rc<Self>) {
         while !self.stopped.get() {
@@ -328,9 +202,7 @@ impl Membership {
                 return;
             }
             self.runtime.yield_now().await;
-            let complete = self.loaded.borrow().iter().all(|loaded| *loaded);
-            self.image.borrow_mut().complete = complete;
-            let image = Arc::new(self.image.borrow().clone());
+            let image = Arc::new(self.view.borrow().image());
             for inbox in &self.inboxes {
                 // A closed inbox belongs to a shard that has stopped.
                 let _ = inbox.send(ShardRequest::Image(image.clone())).await;

@@ -6,3 +6,6 @@ pub mod image;
 pub mod membership;
 pub mod reconciler;
 pub mod registration;
+mod view;
+
+pub(crate) use view::shown;

@@ -79,6 +79,7 @@ impl Reconciler {
 
     /// What the next round would do with deleted topics.
     pub async fn topics_to_delete(&self) -> Result<Vec<Deletion>, ReconcileError> {
+        // A deletion that cannot be read is left alone; the image names it.
         let deleted = topics::load_deleted_topics(&*self.shard.metastore).await?.items;
         Ok(deletion::of_topics(deleted, self.grace()))
     }
@@ -88,9 +89,18 @@ impl Reconciler {
         let metastore = &*self.shard.metastore;
         // The streams first: one that is opened after this is not looked at, one that is referred to only after this
         // was live when it was read.
-        let found = streams::load_streams(metastore).await?.items;
-        let needed: BTreeSet<u64> = partitions::load_partitions(metastore)
-            .await?
+        let streams = streams::load_streams(metastore).await?;
+        let partitions = partitions::load_partitions(metastore).await?;
+        if let Some(unreadable) = partitions.unreadable.first() {
+            // It may need any stream.
+            log::warn!(
+                "no stream is deleted: {unreadable}, the first of {}",
+                partitions.unreadable.len()
+            );
+            return Ok(Vec::new());
+        }
+        let found = streams.items;
+        let needed: BTreeSet<u64> = partitions
             .items
             .into_iter()
             .flat_map(|stored| {
@@ -105,7 +115,8 @@ impl Reconciler {
                 deletion::of_streams(found, &needed, is_live, self.grace())
             }
             Living::AsRegistered => {
-                let brokers = brokers::load_brokers(metastore).await?.items;
+                // One that cannot be read may be any stream's owner.
+                let brokers = brokers::load_brokers(metastore).await?.whole()?.items;
                 let registered: BTreeSet<(i32, u64)> = brokers
                     .into_iter()
                     .map(|broker| (broker.value.broker_id, broker.value.incarnation))
@@ -128,7 +139,7 @@ impl Reconciler {
                 record,
                 end_seq,
             } => drop(streams::trim_sealed(metastore, *stream, record, *end_seq, Vec::new()).await?),
-            Deletion::Topic { .. } | Deletion::ForgetStream { .. } => {}
+            Deletion::EmptyTopic { .. } | Deletion::ForgetTopic { .. } | Deletion::ForgetStream { .. } => {}
         }
         let keep = deletion.keeps(namespace);
         let mut objects = 0;
@@ -136,10 +147,16 @@ impl Reconciler {
             objects += self.delete_prefix(&prefix, keep.as_deref()).await?;
         }
         match deletion {
-            Deletion::Topic { topic_id, name, .. } => {
+            Deletion::EmptyTopic { topic_id, deleted } => {
+                partitions::remove_partitions(metastore, topic_id).await?;
+                topics::empty_deleted_topic(metastore, topic_id, &deleted).await?;
+                let name = deleted.value.name;
+                log::info!("the {objects} objects of deleted topic {name} ({topic_id}) are gone");
+            }
+            Deletion::ForgetTopic { topic_id, name, .. } => {
                 partitions::remove_partitions(metastore, topic_id).await?;
                 topics::forget_deleted_topic(metastore, topic_id).await?;
-                log::info!("the {objects} objects of deleted topic {name} ({topic_id}) are gone");
+                log::info!("deleted topic {name} ({topic_id}) is forgotten; {objects} objects of it had come late");
             }
             Deletion::EmptyStream { stream, .. } => {
                 log::info!("stream {stream:016x} is rolled to its end: {objects} objects deleted");

@@ -232,6 +232,8 @@ pub enum GroupReply {
         error: ErrorCode,
         /// `None` where nothing was committed: Kafka's −1.
         offsets: Vec<(TopicId, i32, Option<OffsetRecord>)>,
+        /// Where something was committed that cannot be decoded.
+        unreadable: Vec<(TopicId, i32)>,
     },
     /// To [`GroupRequest::DeleteOffsets`].
     DeleteOffsets {
@@ -293,6 +295,7 @@ impl GroupRequest {
             GroupRequest::FetchOffsets(_) => GroupReply::Offsets {
                 error,
                 offsets: Vec::new(),
+                unreadable: Vec::new(),
             },
             GroupRequest::DeleteOffsets(_) => GroupReply::DeleteOffsets {
                 error,

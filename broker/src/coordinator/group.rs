@@ -130,6 +130,9 @@ pub(super) struct Group {
     pub consumer: Option<Rc<ConsumerState>>,
     /// Changed by [`Group::replay`] only.
     pub offsets: BTreeMap<(TopicId, i32), OffsetRecord>,
+    /// Partitions whose committed offset is stored and cannot be decoded: neither answered nor overwritten. Only an
+    /// explicit deletion takes one out.
+    pub unreadable: BTreeSet<(TopicId, i32)>,
     /// Members of the consumer protocol.
     pub sessions: BTreeMap<String, Session>,
     /// Members that the state being written no longer has, as long as it is being written.
@@ -168,6 +171,7 @@ impl Group {
             expelling: BTreeSet::new(),
             image_seen: None,
             offsets: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
             phase: Phase::Empty,
             members: BTreeMap::new(),
             instances: BTreeMap::new(),
@@ -200,11 +204,13 @@ impl Group {
                 offset: Some(offset),
                 ..
             } => {
+                self.unreadable.remove(&(*topic_id, *partition));
                 self.offsets.insert((*topic_id, *partition), offset.clone());
             }
             Record::Offset {
                 topic_id, partition, ..
             } => {
+                self.unreadable.remove(&(*topic_id, *partition));
                 self.offsets.remove(&(*topic_id, *partition));
             }
         }
@@ -282,6 +288,7 @@ impl Group {
         self.stored.is_none()
             && self.consumer.is_none()
             && self.offsets.is_empty()
+            && self.unreadable.is_empty()
             && self.members.is_empty()
             && self.pending.is_empty()
             && self.in_flight == 0

@@ -14,7 +14,7 @@ use crate::settings::Settings;
 use crate::shard::Shard;
 use futures::future::join_all;
 use kafscale_codec::error_code::ErrorCode;
-use kafscale_metastore::keys::{group_slot, GROUP_SLOTS};
+use kafscale_metastore::keys::{group_slot, Key, GROUP_SLOTS};
 use kafscale_metastore::Metastore;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -175,6 +175,12 @@ impl CoordinatorHost {
             .collect()
     }
 
+    /// What is stored of the groups here and cannot be decoded, with the reason.
+    pub fn unreadable(&self) -> BTreeMap<Key, String> {
+        let slots = self.slots.borrow();
+        slots.values().flat_map(|slot| slot.service.unreadable()).collect()
+    }
+
     /// Lists the groups of all slots here.
     fn ask_all(&self, GroupMessage { request, reply }: GroupMessage) {
         let slots: Vec<Slot> = (0..GROUP_SLOTS).filter_map(|number| self.slot(number)).collect();
@@ -264,7 +270,6 @@ impl CoordinatorHost {
                 let end = running.run().await;
                 host.running.set(host.running.get() - 1);
                 match end {
-                    ServiceEnd::Corrupt { .. } => host.tell(end),
                     ServiceEnd::Stopped if host.inbox.is_closed() && host.running.get() == 0 => host.tell(end),
                     ServiceEnd::Fenced if host.inbox.is_closed() && host.running.get() == 0 => {
                         host.tell(ServiceEnd::Stopped);
@@ -292,14 +297,8 @@ impl CoordinatorHost {
                 if slot.service.phase() != Phase::Serving || !changed && !looks.is_multiple_of(TOPICS_ANYWAY) {
                     continue;
                 }
-                match slot
-                    .service
-                    .forget_deleted_topics(|id| image.names.contains_key(&id))
-                    .await
-                {
-                    Ok(()) => drop(seen.insert(number, image.clone())),
-                    Err(error) => log::warn!("look for deleted topics with offsets: {error}; trying again"),
-                }
+                slot.service.forget_deleted_topics(&image.deleted);
+                seen.insert(number, image.clone());
             }
         }
     }

@@ -34,7 +34,7 @@ use crate::planted::{self, Bug};
 use group::{Ctx, Group, Work};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::types::TopicId;
-use kafscale_metastore::keys::OffsetRecord;
+use kafscale_metastore::keys::{Key, OffsetRecord};
 use ledger::{After, Decided, Ledger};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -49,6 +49,8 @@ pub type StoredGroup = (Option<StoredState>, BTreeMap<(TopicId, i32), OffsetReco
 pub struct Groups {
     config: GroupConfig,
     groups: BTreeMap<String, Group>,
+    /// Groups whose state is stored and cannot be decoded. Nothing is done for them.
+    unreadable: BTreeSet<String>,
     timers: BTreeSet<(u64, String)>,
     ledger: Ledger,
     image: Arc<ClusterImage>,
@@ -74,6 +76,22 @@ impl Groups {
         }
     }
 
+    /// In recovery, instead of [`Groups::replay`]: something is stored under this key that cannot be decoded.
+    pub fn replay_unreadable(&mut self, key: &Key) {
+        match key {
+            Key::Group(group) => drop(self.unreadable.insert(group.clone())),
+            Key::Offset {
+                group,
+                topic_id,
+                partition,
+            } => {
+                let group = self.groups.entry(group.clone()).or_insert_with(|| Group::new(group));
+                group.unreadable.insert((*topic_id, *partition));
+            }
+            _ => {}
+        }
+    }
+
     /// Everything stored has been replayed: sessions start.
     pub fn recovered(&mut self, now: Now) {
         let ids: Vec<String> = self.groups.keys().cloned().collect();
@@ -87,6 +105,12 @@ impl Groups {
     /// Handles one request. Every token is answered exactly once, in this output or a later one.
     pub fn handle(&mut self, now: Now, token: ReplyToken, request: GroupRequest) -> Output {
         let mut out = Output::default();
+        if !self.unreadable.is_empty() && self.concerns_unreadable(&request) {
+            // Clients try again: it may be a newer version's, and that version's coordinator may come back.
+            out.replies
+                .push((token, request.refuse(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS)));
+            return out;
+        }
         match &request {
             GroupRequest::Describe { groups } => {
                 let described = groups.iter().map(|id| match self.known(id) {
@@ -199,6 +223,7 @@ impl Groups {
     pub fn topics_with_offsets(&self) -> BTreeSet<TopicId> {
         let mut topics = BTreeSet::new();
         for group in self.groups.values() {
+            topics.extend(group.unreadable.iter().map(|(id, _)| *id));
             let mut next = group.offsets.keys().next();
             while let Some((id, _)) = next {
                 topics.insert(*id);
@@ -216,6 +241,15 @@ impl Groups {
             .map(|(id, group)| (id.clone(), (group.stored_state(), group.offsets.clone())))
             .filter(|(_, (state, offsets))| state.is_some() || !offsets.is_empty())
             .collect()
+    }
+
+    fn concerns_unreadable(&self, request: &GroupRequest) -> bool {
+        match request {
+            GroupRequest::Describe { groups } | GroupRequest::DescribeConsumers { groups } => {
+                groups.iter().any(|group| self.unreadable.contains(group))
+            }
+            request => request.group_id().is_some_and(|group| self.unreadable.contains(group)),
+        }
     }
 
     fn known(&self, id: &str) -> Option<&Group> {
@@ -339,6 +373,9 @@ impl Groups {
     fn expire_offsets(&mut self, now: Now, out: &mut Output) {
         let ids: Vec<String> = self.groups.keys().cloned().collect();
         for id in ids {
+            if self.unreadable.contains(&id) {
+                continue; // Nobody knows whether it has members.
+            }
             self.with_group(&id, now, out, |group, ctx| {
                 // A busy group is alive; there is another time.
                 if group.in_flight == 0 && group.deferred.is_empty() {

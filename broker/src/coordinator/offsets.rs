@@ -83,6 +83,10 @@ impl Group {
     fn commit_records(&self, ctx: &Ctx, commit: &Commit) -> (Vec<ErrorCode>, Vec<Record>) {
         let mut records = BTreeMap::new();
         let results = commit.offsets.iter().map(|offset| {
+            if self.unreadable.contains(&(offset.topic_id, offset.partition)) {
+                // What is stored may be a newer version's, and worth more than this. Clients try again.
+                return ErrorCode::COORDINATOR_LOAD_IN_PROGRESS;
+            }
             if offset.metadata.len() > ctx.config.offset_metadata_bytes_max {
                 return ErrorCode::OFFSET_METADATA_TOO_LARGE;
             }
@@ -127,23 +131,35 @@ impl Group {
                 Some(member) => (member.epoch != fetch.member_epoch).then_some(ErrorCode::STALE_MEMBER_EPOCH),
             });
             if let Some(error) = error {
-                let offsets = Vec::new();
-                return GroupReply::Offsets { error, offsets };
+                let (offsets, unreadable) = (Vec::new(), Vec::new());
+                return GroupReply::Offsets {
+                    error,
+                    offsets,
+                    unreadable,
+                };
             }
         }
-        let offsets = match &fetch.partitions {
-            Some(partitions) => partitions
-                .iter()
-                .map(|key| (key.0, key.1, self.offsets.get(key).cloned()))
-                .collect(),
+        let (offsets, unreadable) = match &fetch.partitions {
+            Some(partitions) => {
+                let (unreadable, known): (Vec<_>, Vec<_>) = partitions
+                    .iter()
+                    .copied()
+                    .partition(|key| self.unreadable.contains(key));
+                let stored = known
+                    .into_iter()
+                    .map(|key| (key.0, key.1, self.offsets.get(&key).cloned()));
+                (stored.collect(), unreadable)
+            }
             None => {
                 let all = self.offsets.iter();
-                all.map(|(key, offset)| (key.0, key.1, Some(offset.clone()))).collect()
+                let stored = all.map(|(key, offset)| (key.0, key.1, Some(offset.clone())));
+                (stored.collect(), self.unreadable.iter().copied().collect())
             }
         };
         GroupReply::Offsets {
             error: ErrorCode::NONE,
             offsets,
+            unreadable,
         }
     }
 
@@ -172,7 +188,7 @@ impl Group {
             ErrorCode::NONE
         });
         let results: Vec<ErrorCode> = results.collect();
-        gone.retain(|key| self.offsets.contains_key(key));
+        gone.retain(|key| self.offsets.contains_key(key) || self.unreadable.contains(key));
         if gone.is_empty() {
             let (error, partitions) = (ErrorCode::NONE, results);
             ctx.reply(token, GroupReply::DeleteOffsets { error, partitions });
@@ -201,7 +217,11 @@ impl Group {
 
     /// Whether clients may know that it exists.
     pub fn is_known(&self) -> bool {
-        self.stored.is_some() || self.consumer.is_some() || !self.offsets.is_empty() || !self.members.is_empty()
+        self.stored.is_some()
+            || self.consumer.is_some()
+            || !self.offsets.is_empty()
+            || !self.unreadable.is_empty()
+            || !self.members.is_empty()
     }
 
     /// DeleteGroups.
@@ -216,7 +236,9 @@ impl Group {
             return;
         }
         self.pending.clear(); // Such a member asks for a new id.
-        let records = self.all_gone(|_, _| true);
+        let unreadable = self.unreadable.iter().map(|key| self.offset_record(*key, None));
+        let mut records: Vec<Record> = unreadable.collect();
+        records.extend(self.all_gone(|_, _| true));
         self.write(ctx, records, After::Deleted { token });
     }
 
@@ -233,7 +255,8 @@ impl Group {
 
     /// Offsets of topics that are gone go too: a new topic of the same name has another id.
     pub fn delete_topics(&mut self, ctx: &mut Ctx, topic_ids: &BTreeSet<TopicId>) {
-        let gone = self.offsets.keys().filter(|(topic_id, _)| topic_ids.contains(topic_id));
+        let stored = self.offsets.keys().chain(&self.unreadable);
+        let gone = stored.filter(|(topic_id, _)| topic_ids.contains(topic_id));
         let records: Vec<Record> = gone.map(|key| self.offset_record(*key, None)).collect();
         if !records.is_empty() {
             self.write(ctx, records, After::Cleaned);

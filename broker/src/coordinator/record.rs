@@ -127,17 +127,17 @@ impl Record {
     ///
     /// # Errors
     /// What is wrong with the value.
-    pub fn from_stored(key: &[u8], value: &[u8]) -> Result<Option<Record>, String> {
-        match keys::Key::parse(key) {
-            Some(keys::Key::Group(group)) => {
+    pub fn from_stored(key: &keys::Key, value: &[u8]) -> Result<Option<Record>, String> {
+        match key.clone() {
+            keys::Key::Group(group) => {
                 let state = Some(StoredState::decode(value).map_err(|error| error.to_string())?);
                 Ok(Some(Record::Group { group, state }))
             }
-            Some(keys::Key::Offset {
+            keys::Key::Offset {
                 group,
                 topic_id,
                 partition,
-            }) => {
+            } => {
                 let offset = Some(OffsetRecord::decode(value).map_err(|error| error.to_string())?);
                 Ok(Some(Record::Offset {
                     group,

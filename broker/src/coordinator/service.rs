@@ -14,23 +14,27 @@ pub use lane::Holder;
 
 use super::{GroupConfig, GroupReply, GroupRequest, Groups, Now, Output, Record, ReplyToken};
 use crate::cluster::image::ClusterImage;
+use crate::cluster::shown;
 use crate::runtime::Runtime;
 use futures::channel::oneshot;
 use futures::future::{select, Either};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::types::TopicId;
-use kafscale_metastore::keys::{groups_prefix, offsets_prefix, TopicRecord, TOPICS_PREFIX};
-use kafscale_metastore::operation::{read_all, OperationError};
+use kafscale_metastore::keys::{groups_prefix, offsets_prefix, Key};
+use kafscale_metastore::operation::read_all;
 use kafscale_metastore::{Compare, Metastore, MetastoreError};
 use lane::Lane;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 const RETRY_MIN: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// Pause between two looks at what cannot be decoded.
+const RELOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Bounds of the service.
 #[derive(Debug, Clone)]
@@ -81,14 +85,6 @@ pub enum ServiceEnd {
     /// Another coordinator has taken over, or one of the fences no longer holds.
     #[error("fenced by another coordinator")]
     Fenced,
-    /// What is stored cannot be read: an operator has to look at it.
-    #[error("stored record {key}: {reason}")]
-    Corrupt {
-        /// The record's key.
-        key: String,
-        /// What is wrong.
-        reason: String,
-    },
 }
 
 /// How far a service is.
@@ -116,6 +112,8 @@ pub struct CoordinatorService {
     /// Nobody cares any more whether successors have to wait.
     hurried: Cell<bool>,
     fenced: Cell<bool>,
+    /// What is stored and cannot be decoded, with the reason.
+    unreadable: RefCell<BTreeMap<Key, String>>,
 }
 
 struct State {
@@ -171,6 +169,7 @@ impl CoordinatorService {
             phase: Cell::new(Phase::Loading),
             hurried: Cell::new(false),
             fenced: Cell::new(false),
+            unreadable: RefCell::default(),
         };
         Rc::new(service)
     }
@@ -180,40 +179,32 @@ impl CoordinatorService {
         self.phase.get()
     }
 
+    /// What is stored of this slot and cannot be decoded, with the reason. Each is left alone, and everything else is
+    /// served.
+    pub fn unreadable(&self) -> BTreeMap<Key, String> {
+        self.unreadable.borrow().clone()
+    }
+
     fn has_ended(&self) -> bool {
         self.phase.get() == Phase::Ended
     }
 
-    /// Drops the offsets of topics that no longer exist. `is_known` spares topics that surely do; of the others the
-    /// metastore is asked, since a picture of the cluster may be older than a commit.
-    ///
-    /// # Errors
-    /// If the metastore does not list the topics, or one cannot be read: nothing is dropped then.
-    pub async fn forget_deleted_topics(&self, is_known: impl Fn(TopicId) -> bool) -> Result<(), OperationError> {
+    /// Drops the offsets of topics that are recorded as deleted. A topic that is merely missing keeps them.
+    pub fn forget_deleted_topics(&self, deleted: &BTreeSet<TopicId>) {
         let mut topic_ids = self.state.borrow().groups.topics_with_offsets();
-        topic_ids.retain(|id| !is_known(*id));
+        topic_ids.retain(|id| deleted.contains(id));
         if topic_ids.is_empty() || self.has_ended() {
-            return Ok(());
+            return;
         }
-        for item in read_all(&*self.parts.metastore, TOPICS_PREFIX).await?.items {
-            let topic = TopicRecord::decode(&item.value).map_err(|source| OperationError::Record {
-                key: String::from_utf8_lossy(&item.key).into_owned(),
-                source,
-            })?;
-            topic_ids.remove(&topic.topic_id);
-        }
-        let topic_ids: Vec<TopicId> = topic_ids.into_iter().collect();
-        if !topic_ids.is_empty() && !self.has_ended() {
-            log::info!(
-                "offsets of {} deleted topics go from slot {}",
-                topic_ids.len(),
-                self.parts.slot
-            );
-            let (reply, _) = oneshot::channel();
-            let request = GroupRequest::TopicsDeleted { topic_ids };
-            self.handle(GroupMessage { request, reply });
-        }
-        Ok(())
+        log::info!(
+            "group slot {}: dropping the committed offsets of {} deleted topics",
+            self.parts.slot,
+            topic_ids.len()
+        );
+        let topic_ids = topic_ids.into_iter().collect();
+        let (reply, _) = oneshot::channel();
+        let request = GroupRequest::TopicsDeleted { topic_ids };
+        self.handle(GroupMessage { request, reply });
     }
 
     /// Takes no more requests; [`CoordinatorService::run`] ends once what was accepted is stored and the slot is free
@@ -239,6 +230,10 @@ impl CoordinatorService {
                 self.spawn("group-timers", async move { service.timer_loop().await });
                 let service = self.clone();
                 self.spawn("offset-expiry", async move { service.expiry_loop().await });
+                if !self.unreadable.borrow().is_empty() {
+                    let service = self.clone();
+                    self.spawn("unreadable", async move { service.relook_loop().await });
+                }
                 self.phase.set(Phase::Serving);
                 self.serve().await
             }
@@ -296,12 +291,13 @@ impl CoordinatorService {
             };
             let mut state = self.state.borrow_mut();
             for item in listing.items {
-                match Record::from_stored(&item.key, &item.value) {
+                let Some(key) = Key::parse(&item.key) else { continue };
+                match Record::from_stored(&key, &item.value) {
                     Ok(Some(record)) => state.groups.replay(&record),
                     Ok(None) => {}
                     Err(reason) => {
-                        let key = String::from_utf8_lossy(&item.key).into_owned();
-                        return Err(ServiceEnd::Corrupt { key, reason });
+                        state.groups.replay_unreadable(&key);
+                        self.note_unreadable(key, reason);
                     }
                 }
             }
@@ -313,6 +309,53 @@ impl CoordinatorService {
         let now = self.now();
         self.state.borrow_mut().groups.recovered(now);
         Ok(())
+    }
+
+    fn note_unreadable(&self, key: Key, reason: String) {
+        let mut unreadable = self.unreadable.borrow_mut();
+        if unreadable.get(&key) != Some(&reason) {
+            log::error!(
+                "metastore value {} cannot be read: {reason}; it is neither served nor overwritten, everything else of \
+                 group slot {} is. Upgrade this broker to the version that wrote it, restore the value, or delete the \
+                 committed offset",
+                shown(&key),
+                self.parts.slot
+            );
+            unreadable.insert(key, reason);
+        }
+    }
+
+    /// Looks now and then whether what could not be decoded has changed. Then the slot is loaded anew: by this broker, or
+    /// by whoever should have it.
+    async fn relook_loop(&self) {
+        while self.nap(RELOOK_INTERVAL).await {
+            let keys: Vec<Key> = self.unreadable.borrow().keys().cloned().collect();
+            for key in keys {
+                let Ok(found) = self.parts.metastore.get(&key.to_bytes()).await else {
+                    break; // There is another time.
+                };
+                let still = found.is_some_and(|found| Record::from_stored(&key, &found.value).is_err());
+                if !still {
+                    log::info!(
+                        "metastore value {} has changed: group slot {} is loaded anew",
+                        shown(&key),
+                        self.parts.slot
+                    );
+                    return self.hand_over();
+                }
+            }
+        }
+    }
+
+    /// Waits. `false` if the service ends meanwhile.
+    async fn nap(&self, length: Duration) -> bool {
+        let mut slept = Duration::ZERO;
+        while slept < length && !self.has_ended() {
+            let nap = (length - slept).min(Duration::from_secs(1));
+            self.parts.runtime.sleep(nap).await;
+            slept += nap;
+        }
+        !self.has_ended()
     }
 
     async fn back_off(&self, pause: &mut Duration, doing: &str, error: &MetastoreError) {
@@ -405,16 +448,7 @@ impl CoordinatorService {
     }
 
     async fn expiry_loop(&self) {
-        loop {
-            let mut slept = Duration::ZERO;
-            while slept < self.config.expiry_interval {
-                let nap = (self.config.expiry_interval - slept).min(Duration::from_secs(1));
-                self.parts.runtime.sleep(nap).await;
-                slept += nap;
-                if self.has_ended() {
-                    return;
-                }
-            }
+        while self.nap(self.config.expiry_interval).await {
             let (reply, _) = oneshot::channel();
             let request = GroupRequest::ExpireOffsets;
             self.handle(GroupMessage { request, reply });

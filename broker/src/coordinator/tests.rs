@@ -15,6 +15,7 @@ use kafscale_codec::messages::{
     HeartbeatRequest, JoinGroupResponse, LeaveGroupResponse, MemberIdentity, SyncGroupRequest,
     SyncGroupRequestAssignment, SyncGroupResponse,
 };
+use kafscale_metastore::keys::Key;
 use kafscale_metastore::Op;
 use std::collections::VecDeque;
 
@@ -105,7 +106,8 @@ impl World {
     pub fn recover(&self) -> Groups {
         let mut groups = Groups::new(self.config.clone());
         for (key, value) in &self.store {
-            let record = Record::from_stored(key, value).expect("valid").expect("one of ours");
+            let key = Key::parse(key).expect("one of ours");
+            let record = Record::from_stored(&key, value).expect("valid").expect("one of ours");
             groups.replay(&record);
         }
         groups.recovered(self.now);

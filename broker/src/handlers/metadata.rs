@@ -3,7 +3,7 @@
 use super::topics::{create_one, wait_for_leaders, Wish};
 use super::{Context, Reply};
 use crate::cluster::image::{ClusterImage, TopicImage};
-use crate::node::Node;
+use crate::node::{unknown_name, Node};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
 use kafscale_codec::types::TopicId;
@@ -95,7 +95,7 @@ fn asked_topic(image: &ClusterImage, asked: &MetadataRequestTopic) -> MetadataRe
     }
     let error_code = match &asked.name {
         Some(name) if super::topics::check_name(name).is_err() => ErrorCode::INVALID_TOPIC_EXCEPTION,
-        Some(_) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        Some(name) => unknown_name(image, name),
         None => ErrorCode::UNKNOWN_TOPIC_ID,
     };
     let topic_id = if asked.name.is_some() {

@@ -43,6 +43,9 @@ async fn image_with<'a>(
         if image.topics.contains_key(name) {
             continue;
         }
+        if image.is_unreadable(name) {
+            return Err(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS);
+        }
         match node.metastore.get(&topic_key(name)).await {
             Ok(None) => {}
             Ok(Some(_)) => {
@@ -138,7 +141,9 @@ pub(super) async fn fetch(context: Context, request: OffsetFetchRequest) -> Repl
         Ok(image) => image,
         Err(error) => {
             let none = Arc::default();
-            let refused = groups.into_iter().map(|group| answer(&none, group, error, Vec::new()));
+            let refused = groups
+                .into_iter()
+                .map(|group| answer(&none, group, error, Vec::new(), &[]));
             return context.ready(fetched(version, refused.collect()));
         }
     };
@@ -157,7 +162,11 @@ pub(super) async fn fetch(context: Context, request: OffsetFetchRequest) -> Repl
         let mut groups = Vec::with_capacity(pending.len());
         for (group, pending) in pending {
             groups.push(match pending.reply().await {
-                GroupReply::Offsets { error, offsets } => answer(&image, group, error, offsets),
+                GroupReply::Offsets {
+                    error,
+                    offsets,
+                    unreadable,
+                } => answer(&image, group, error, offsets, &unreadable),
                 other => mismatch(&other),
             });
         }
@@ -280,9 +289,10 @@ fn answer(
     asked: OffsetFetchRequestGroup,
     error_code: ErrorCode,
     offsets: Vec<(TopicId, i32, Option<OffsetRecord>)>,
+    unreadable: &[(TopicId, i32)],
 ) -> OffsetFetchResponseGroup {
     let topics = match asked.topics {
-        None => all(image, offsets),
+        None => all(image, offsets, unreadable),
         Some(topics) => {
             let found: BTreeMap<(TopicId, i32), OffsetRecord> = offsets
                 .into_iter()
@@ -293,8 +303,12 @@ fn answer(
                 .map(|topic| {
                     let id = image.topics.get(&topic.name).map(|topic| topic.record.topic_id);
                     let offset_of = |index| found.get(&(id?, index));
+                    let is_unreadable = |index| id.is_some_and(|id| unreadable.contains(&(id, index)));
                     let partitions = topic.partition_indexes.into_iter();
-                    let partitions = partitions.map(|index| committed(index, offset_of(index)));
+                    let partitions = partitions.map(|index| match is_unreadable(index) {
+                        true => not_readable(index),
+                        false => committed(index, offset_of(index)),
+                    });
                     OffsetFetchResponseTopic {
                         partitions: partitions.collect(),
                         name: topic.name,
@@ -311,18 +325,38 @@ fn answer(
 }
 
 /// Offsets of topics that are gone have no name to be listed under.
-fn all(image: &ClusterImage, offsets: Vec<(TopicId, i32, Option<OffsetRecord>)>) -> Vec<OffsetFetchResponseTopic> {
+fn all(
+    image: &ClusterImage,
+    offsets: Vec<(TopicId, i32, Option<OffsetRecord>)>,
+    unreadable: &[(TopicId, i32)],
+) -> Vec<OffsetFetchResponseTopic> {
     let mut topics: BTreeMap<&str, OffsetFetchResponseTopic> = BTreeMap::new();
-    for (id, partition, offset) in offsets {
+    let stored = offsets
+        .into_iter()
+        .map(|(id, partition, offset)| (id, committed(partition, offset.as_ref())));
+    let unreadable = unreadable.iter().map(|(id, partition)| (*id, not_readable(*partition)));
+    for (id, partition) in stored.chain(unreadable) {
         if let Some(name) = image.names.get(&id) {
             let topic = topics.entry(name).or_insert_with(|| OffsetFetchResponseTopic {
                 name: name.clone(),
                 ..Default::default()
             });
-            topic.partitions.push(committed(partition, offset.as_ref()));
+            topic.partitions.push(partition);
         }
     }
     topics.into_values().collect()
+}
+
+/// Something was committed, and nobody can read it. "Nothing was committed" would make the consumer begin anew; after this
+/// it asks again.
+fn not_readable(partition_index: i32) -> OffsetFetchResponsePartition {
+    OffsetFetchResponsePartition {
+        partition_index,
+        committed_offset: -1,
+        committed_leader_epoch: -1,
+        metadata: Some(String::new()),
+        error_code: ErrorCode::UNSTABLE_OFFSET_COMMIT,
+    }
 }
 
 /// −1 where nothing was committed: a consumer then follows its own `auto.offset.reset`.

@@ -88,6 +88,8 @@ families! {
     FETCH_SESSION_PARTITIONS = "kafscale_fetch_session_partitions", Gauge, [];
     /// Time since a shard last made records durable. It grows while nobody produces.
     LAST_UPLOAD_AGE = "kafscale_last_upload_age_seconds", Gauge, ["shard"];
+    /// Values of the metastore that exist and that this broker cannot read. The status page and the log name them.
+    UNREADABLE_VALUES = "kafscale_metastore_unreadable_values", Gauge, [];
     /// Offset after the last record that consumers can read.
     HIGH_WATERMARK = "kafscale_partition_high_watermark", Gauge, ["topic", "partition"];
     /// First offset that consumers can read.

@@ -86,7 +86,8 @@ pub struct ShardConfig {
     pub read_ahead_blocks: u64,
     /// How long an idempotent producer is remembered without a word from it.
     pub producer_expiration_ms: i64,
-    /// Partitions per claiming transaction: each takes a write and at most two compares, and the claimer takes one more.
+    /// Partitions per claiming transaction at most; fewer where they have many topics and former owners, for each of which
+    /// the transaction compares something.
     pub claim_batch: usize,
     /// Pause between two looks at what is to be rolled, trimmed, deleted.
     pub housekeeping_interval: Duration,
@@ -420,6 +421,7 @@ impl Shard {
                     tail_bytes: partition.log.tail_bytes(),
                 })
                 .collect(),
+            stream: state.stream.as_ref().map(|stream| stream.id.0),
             memory_bytes: state.memory_bytes,
             live_objects: state.stream.as_ref().map_or(0, |stream| stream.live.len()),
             live_runs: state.stream.as_ref().map_or(0, OpenStream::live_runs),

@@ -7,16 +7,18 @@ use super::{OpenStream, Partition, PendingProduce, Shard, ShardConfig, State};
 use crate::cluster::image::{preferred_shards, ClusterImage, TopicImage};
 use crate::mailbox::ProduceResult;
 use crate::metrics::Metrics;
+use crate::planted::{self, Bug};
 use crate::topic_config::TopicConfig;
 use bytes::Bytes;
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt};
 use kafscale_codec::error_code::ErrorCode;
+use kafscale_codec::types::TopicId;
 use kafscale_metastore::keys::{
-    broker_key, counter_key, partition_key, stream_key, CountRecord, PartitionRecord, RecordError, StreamRecord,
+    broker_key, counter_key, deleted_key, partition_key, stream_key, CountRecord, Key, PartitionRecord, StreamRecord,
     StreamState,
 };
-use kafscale_metastore::{prefix_end, Compare, Op, Revision, Txn};
+use kafscale_metastore::{prefix_end, Compare, Op, Revision, Txn, TXN_OPS_MAX};
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::{Location, PartitionKey, PartitionLog, TailRun};
 use kafscale_storage_engine::producer_state::ProducerState;
@@ -67,7 +69,8 @@ impl Shard {
         }
     }
 
-    /// Gives up what `image` says is another's or gone.
+    /// Gives up what `image` says is another's or deleted. A topic that is merely missing from the image keeps its
+    /// partitions here: what they have unrolled may be nowhere else.
     pub(super) fn drop_what_others_own(&self, image: &ClusterImage) {
         if !image.complete {
             return;
@@ -76,8 +79,12 @@ impl Shard {
         let mut deleted = Vec::new();
         let mut taken = Vec::new();
         for (key, partition) in &mut state.partitions {
-            let Some(topic) = image.topic_by_id(key.topic_id) else {
+            let known = image.topic_by_id(key.topic_id);
+            let absence = known.is_none() && planted::is(Bug::AbsenceIsDeletion);
+            if absence || image.deleted.contains(&key.topic_id) {
                 deleted.push(*key);
+            }
+            let Some(topic) = known else {
                 continue;
             };
             let leader = topic.leaders.get(key.partition as usize).copied().flatten();
@@ -124,7 +131,7 @@ impl Shard {
             tails.insert(id, self.take_over(id).await?);
         }
         let (image, tails) = (&image, &tails);
-        let results: Vec<Result<usize, ClaimError>> = stream::iter(free.chunks(self.config.claim_batch))
+        let results: Vec<Result<usize, ClaimError>> = stream::iter(batches(&free, self.config.claim_batch))
             .map(|batch| self.claim(image, batch, stream, tails))
             .buffer_unordered(CLAIMS_AT_ONCE)
             .collect()
@@ -150,7 +157,9 @@ impl Shard {
             let topic_id = topic.record.topic_id;
             let mut want = |partition| {
                 let key = PartitionKey { topic_id, partition };
-                if !state.partitions.contains_key(&key) {
+                // A record that is there and cannot be read, or was there: nobody knows what a claim would have to keep.
+                let unreadable = image.unreadable.contains_key(&Key::Partition(topic_id, partition));
+                if !unreadable && !state.partitions.contains_key(&key) {
                     wanted.push(Wanted {
                         key,
                         topic: topic.clone(),
@@ -187,6 +196,9 @@ impl Shard {
             compares: self.owners_are_gone(image, owners.map(|(record, _)| record)),
             ops: Vec::with_capacity(batch.len()),
         };
+        let topics: BTreeSet<TopicId> = batch.iter().map(|found| found.key.topic_id).collect();
+        let deleted = topics.into_iter().map(deleted_key);
+        txn.compares.extend(deleted.map(Compare::Absent));
         for Found { key, record, .. } in batch {
             let name = partition_key(key.topic_id, key.partition);
             txn.compares.push(match record {
@@ -205,8 +217,13 @@ impl Shard {
             value: record.encode(),
             lease: None,
         }));
+        // As late as possible: a trim changes the record, too.
+        if !planted::is(Bug::ClaimIgnoresStream) {
+            txn.compares.push(self.stream_is_open(stream)?);
+        }
         let outcome = self.metastore.txn(txn).await?;
         if !outcome.succeeded {
+            self.settle_own_stream(stream).await?;
             return Err(ClaimError::Contended("the partitions to claim".to_string()));
         }
         let mut state = self.state.borrow_mut();
@@ -226,6 +243,15 @@ impl Shard {
             state.partitions.insert(found.key, partition);
         }
         Ok(count)
+    }
+
+    /// That the stream which the claimed partitions will append to is there, open, and as this shard knows it. Its owner
+    /// may have been away for so long that somebody has ended the stream, and even forgotten it, fence and all.
+    fn stream_is_open(&self, stream: StreamId) -> Result<Compare, ClaimError> {
+        let state = self.state.borrow();
+        let open = state.open(stream).filter(|open| open.record.state == StreamState::Open);
+        let open = open.ok_or_else(|| ClaimError::Contended(format!("stream {stream}")))?;
+        Ok(Compare::ModRevision(stream_key(stream.0), open.mod_revision))
     }
 
     /// Whether nobody else leads a partition, by its record: the picture by which it was wanted may be older.
@@ -292,14 +318,21 @@ impl Shard {
             let mut items = page.items.iter().peekable();
             for (key, wanted) in &rest[..known] {
                 while items.next_if(|item| item.key < *key).is_some() {}
-                let record = items.next_if(|item| item.key == *key).map(|item| {
-                    let record = PartitionRecord::decode(&item.value)?;
-                    Ok::<_, RecordError>((record, item.mod_revision))
-                });
+                let record = match items.next_if(|item| item.key == *key) {
+                    None => None,
+                    Some(item) => match PartitionRecord::decode(&item.value) {
+                        Ok(record) => Some((record, item.mod_revision)),
+                        // The image names it as soon as it knows of it, and wakes this loop once it can be read.
+                        Err(error) => {
+                            log::warn!("{:?} is not claimed: its record cannot be read: {error}", wanted.key);
+                            continue;
+                        }
+                    },
+                };
                 found.push(Found {
                     key: wanted.key,
                     topic: wanted.topic.clone(),
-                    record: record.transpose()?,
+                    record,
                 });
             }
             rest = &rest[known..];
@@ -484,6 +517,24 @@ impl Shard {
             }
         }
     }
+}
+
+/// What one transaction claims: at most `claim_batch` partitions, and as many as its compares allow: one for each
+/// partition, each topic and each former owner, for the claimer and for its stream.
+fn batches(free: &[Found], claim_batch: usize) -> impl Iterator<Item = &[Found]> {
+    let mut rest = free;
+    std::iter::from_fn(move || {
+        let (mut topics, mut owners) = (BTreeSet::new(), BTreeSet::new());
+        let fits = rest.iter().enumerate().take_while(|(before, found)| {
+            topics.insert(found.key.topic_id);
+            owners.extend(found.record.as_ref().map(|(record, _)| record.leader));
+            *before < claim_batch && before + 1 + topics.len() + owners.len() + 2 <= TXN_OPS_MAX
+        });
+        let count = fits.count();
+        let (batch, later) = rest.split_at(count);
+        rest = later;
+        (count > 0).then_some(batch)
+    })
 }
 
 /// The streams that may hold records of a partition that are not in segments, oldest first.

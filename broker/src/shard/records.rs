@@ -111,6 +111,10 @@ impl Shard {
         };
         match found {
             Some((_, revision)) if revision == partition.mod_revision => return Ok(true),
+            // Somebody has put the same value again, as after a repair.
+            Some((record, revision)) if record == partition.record => {
+                return Ok(self.adopt_record(&mut state, key, record, revision));
+            }
             Some((record, revision)) if partition.doubtful.contains(&record) => {
                 if record.rolled_offset > partition.log.rolled_offset() {
                     partition.segments.rolled_unseen();
@@ -192,6 +196,21 @@ impl Shard {
         }
     }
 
+    /// After a claim was refused: whether the open stream is still this shard's. One that somebody has ended or forgotten
+    /// is given up.
+    pub(super) async fn settle_own_stream(&self, id: StreamId) -> Result<(), ClaimError> {
+        if self.metastore.get(&stream_key(id.0)).await?.is_some() {
+            return self.settle_stream(id).await.map(drop);
+        }
+        let mut state = self.state.borrow_mut();
+        if state.open(id).is_some() {
+            log::warn!("stream {id} was ended and forgotten while this broker was away: a new one is opened");
+            state.forget_everything(ErrorCode::NOT_LEADER_OR_FOLLOWER);
+            self.ownership_wake.wake();
+        }
+        Ok(())
+    }
+
     /// The same for the open stream's record as [`Shard::settle_partition`] for a partition's.
     async fn settle_stream(&self, id: StreamId) -> Result<bool, ClaimError> {
         let (record, revision) = self.read_stream(id).await?;
@@ -202,7 +221,7 @@ impl Shard {
         if revision == stream.mod_revision {
             return Ok(true);
         }
-        if stream.doubtful.contains(&record) {
+        if stream.doubtful.contains(&record) || stream.record == record {
             stream.adopt_record(record, revision);
             return Ok(true);
         }

@@ -123,6 +123,7 @@ impl Status {
             topics: image.topics.len(),
             partitions,
             leaderless,
+            unreadable: self.node.unreadable(),
             size_bytes: sizes.sum(),
             rates: picture.rates(None),
         })

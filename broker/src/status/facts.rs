@@ -2,6 +2,7 @@
 
 use crate::shard::status::Traffic;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// The broker and its cluster.
 #[derive(Debug, Serialize)]
@@ -24,6 +25,8 @@ pub struct Overview {
     pub partitions: usize,
     /// Partitions that no live broker leads.
     pub leaderless: usize,
+    /// Values of the metastore that this broker cannot read, by key, with the reason.
+    pub unreadable: BTreeMap<String, String>,
     /// Bytes of all records whose partitions this broker leads.
     pub size_bytes: u64,
     /// Traffic of this broker.

@@ -7,6 +7,7 @@ mod picture;
 
 use crate::node::Node;
 use picture::Photographer;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// The files of the page, by path. They are part of the program.
@@ -51,6 +52,11 @@ impl Status {
             photographer: Photographer::new(node.clone()),
             node,
         }
+    }
+
+    /// Values of the metastore that this broker cannot read, by key, with the reason.
+    pub fn unreadable(&self) -> BTreeMap<String, String> {
+        self.node.unreadable()
     }
 
     /// The answer to a GET of a path with its query; none if nothing of this lies there.

@@ -40,8 +40,12 @@ async fn tell_objects(place: &Workplace, deletion: &Deletion, output: &mut Outpu
 
 fn describe(deletion: &Deletion) -> Value {
     match deletion {
-        Deletion::Topic { topic_id, name, folder } => {
+        Deletion::EmptyTopic { topic_id, deleted } => {
+            let (name, folder) = (&deleted.value.name, &deleted.value.folder);
             json!({ "delete": "topic", "topic": name, "topic_id": super::describe::hex(*topic_id), "folder": folder })
+        }
+        Deletion::ForgetTopic { topic_id, name, folder } => {
+            json!({ "forget": "topic", "topic": name, "topic_id": super::describe::hex(*topic_id), "folder": folder })
         }
         Deletion::EndStream(stream) => json!({ "end": "stream", "stream": format!("{stream:016x}") }),
         Deletion::EmptyStream { stream, end_seq, .. } => {

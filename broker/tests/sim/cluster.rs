@@ -5,16 +5,23 @@ use crate::content::Damages;
 use crate::executor::{Lag, ProcessId, SimRuntime, World, ENVIRONMENT};
 use crate::faults::{Link, Troubles};
 use crate::net::Network;
+use bytes::Bytes;
 use kafscale_broker::assembly::{introduce, recognise, Assembly, RecogniseError, RunningShard, Seams, Tuning};
 use kafscale_broker::connection;
+use kafscale_broker::mailbox::ShardStats;
 use kafscale_broker::metrics::Metrics;
 use kafscale_broker::settings::Settings;
 use kafscale_broker::tools::{find_problems, ToolError};
 use kafscale_metastore::faulty::FaultyMetastore;
+use kafscale_metastore::keys::StreamState;
 use kafscale_metastore::memory::MemoryMetastore;
-use kafscale_metastore::Metastore;
+use kafscale_metastore::partitions::load_partitions;
+use kafscale_metastore::streams::{forget_stream, load_streams};
+use kafscale_metastore::{prefix_end, Compare, Metastore, Op, Txn};
 use kafscale_storage_engine::object_store::faulty::FaultyStore;
 use kafscale_storage_engine::object_store::memory::MemoryStore;
+use kafscale_storage_engine::object_store::ObjectStore;
+use kafscale_storage_engine::wal::{stream_prefix, StreamId};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -40,6 +47,17 @@ pub struct Shape {
     pub settings: Settings,
     /// What is not.
     pub tuning: Tuning,
+}
+
+/// In front of a value: a version that this program does not know.
+const UNKNOWN_VERSION: u8 = 200;
+
+/// A value of the metastore that nobody can read for a while.
+#[derive(Debug, Clone)]
+pub struct Spoiled {
+    key: Bytes,
+    value: Bytes,
+    spoiled: Bytes,
 }
 
 /// One machine with the broker on it.
@@ -142,6 +160,98 @@ impl Cluster {
     /// Forgets the history of the metastore, as etcd's compaction does.
     pub fn compact_metastore(&self) {
         self.metastore.compact(self.metastore.revision());
+    }
+
+    /// Puts a value of a version that nobody knows into one of the keys below `prefix`. Gives what has to be put back.
+    pub async fn spoil(&self, prefix: &[u8]) -> Option<Spoiled> {
+        // The store itself never fails.
+        let all = self
+            .metastore
+            .range(prefix, &prefix_end(prefix), 1_000)
+            .await
+            .ok()?
+            .items;
+        let readable: Vec<_> = all
+            .into_iter()
+            .filter(|item| item.value[0] != UNKNOWN_VERSION)
+            .collect();
+        let at = self.world.draw(|random| random.below(readable.len().max(1) as u64)) as usize;
+        let item = readable.into_iter().nth(at)?;
+        let mut spoiled = item.value.to_vec();
+        spoiled[0] = UNKNOWN_VERSION;
+        let spoiled = Spoiled {
+            key: item.key,
+            value: item.value,
+            spoiled: spoiled.into(),
+        };
+        log::info!("nemesis: {} is unreadable", spoiled.key.escape_ascii());
+        self.swap(&spoiled.key, &spoiled.value, &spoiled.spoiled).await;
+        Some(spoiled)
+    }
+
+    /// Puts a value back, unless somebody has replaced or removed it.
+    pub async fn mend(&self, spoiled: &Spoiled) {
+        log::info!("nemesis: {} is readable again", spoiled.key.escape_ascii());
+        self.swap(&spoiled.key, &spoiled.spoiled, &spoiled.value).await;
+    }
+
+    /// What has become of streams that no partition needs after a broker was away for more than a day: the reconciler has
+    /// ended those of idle shards, and forgotten all that are ended, fence and all. It leaves alone the streams of shards
+    /// that still lead something: no broker keeps partitions for a day without its registration.
+    pub async fn forget_ended_streams(&self) {
+        let shards = self.shards();
+        let stats: Vec<_> = shards.iter().map(|running| running.shard.stats()).collect();
+        let is_idle = |stats: &&ShardStats| stats.partitions.is_empty() && stats.puts_in_flight == 0;
+        let idle: BTreeSet<u64> = stats.iter().filter(is_idle).filter_map(|stats| stats.stream).collect();
+        let busy = stats.iter().filter(|stats| !is_idle(stats));
+        let mut needed: BTreeSet<u64> = busy.filter_map(|stats| stats.stream).collect();
+        let Ok(partitions) = load_partitions(&self.metastore).await else {
+            return;
+        };
+        if !partitions.unreadable.is_empty() {
+            return;
+        }
+        for stored in partitions.items {
+            let record = stored.record.value;
+            needed.extend(record.tail_streams.into_iter().chain([record.stream]));
+        }
+        let Ok(streams) = load_streams(&self.metastore).await else {
+            return;
+        };
+        for (stream, record) in streams.items {
+            let ended = idle.contains(&stream) || matches!(record.value.state, StreamState::Sealed { .. });
+            if needed.contains(&stream) || !ended {
+                continue;
+            }
+            if forget_stream(&self.metastore, stream, record.mod_revision)
+                .await
+                .is_err()
+            {
+                continue;
+            }
+            log::info!("nemesis: stream {stream} is forgotten");
+            let prefix = stream_prefix(&self.shape.settings.namespace, StreamId(stream));
+            if let Ok(page) = self.store.list(&prefix, None, 1_000).await {
+                let keys: Vec<String> = page.objects.into_iter().map(|object| object.key).collect();
+                // Memory never fails.
+                let _ = self.store.delete(&keys).await;
+            }
+        }
+    }
+
+    async fn swap(&self, key: &Bytes, before: &Bytes, after: &Bytes) {
+        let put = Op::Put {
+            key: key.clone(),
+            value: after.clone(),
+            lease: None,
+        };
+        let txn = Txn {
+            compares: vec![Compare::Value(key.clone(), before.clone())],
+            ops: vec![put],
+        };
+        if let Err(error) = self.metastore.txn(txn).await {
+            self.world.violate(format!("swap a value: {error}"));
+        }
     }
 
     /// Starts a broker that is not running.

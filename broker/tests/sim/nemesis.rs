@@ -6,6 +6,7 @@ use crate::foreign;
 use crate::net::Network;
 use crate::switches::Switches;
 use crate::workload::Work;
+use kafscale_metastore::keys::TOPICS_PREFIX;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -33,9 +34,15 @@ enum Fault {
     Damage,
     ForeignRecord,
     Suspend,
+    UnreadableTopic,
+    UnreadableOffset,
+    ForgetStreams,
 }
 
-const FAULTS: [Fault; 15] = [
+/// Where committed offsets are, of all slots.
+const OFFSETS_PREFIX: &[u8] = b"/kafscale/v1/offsets/";
+
+const FAULTS: [Fault; 18] = [
     Fault::Crash,
     Fault::CrashAll,
     Fault::Restart,
@@ -51,6 +58,9 @@ const FAULTS: [Fault; 15] = [
     Fault::SlowLinks,
     Fault::CompactMetastore,
     Fault::ClockJump,
+    Fault::UnreadableTopic,
+    Fault::UnreadableOffset,
+    Fault::ForgetStreams,
 ];
 
 /// The bad luck of a run.
@@ -195,7 +205,25 @@ impl Nemesis {
                     world.draw(|random| random.between(0, 2 * self.jump_max_ms)) as i64 - self.jump_max_ms as i64;
                 self.work.ledger.clock_is_off(cluster.jump_clock(id, by_ms));
             }
+            Fault::UnreadableTopic => self.spoil(TOPICS_PREFIX, length),
+            Fault::UnreadableOffset => self.spoil(OFFSETS_PREFIX, length),
+            Fault::ForgetStreams => {
+                let forget = async move { cluster.forget_ended_streams().await };
+                world.spawn(ENVIRONMENT, "forget", Box::pin(forget));
+            }
         }
+    }
+
+    /// One of the values below `prefix` cannot be read for a while.
+    fn spoil(&self, prefix: &'static [u8], length: Duration) {
+        let (cluster, world) = (self.cluster.clone(), self.world.clone());
+        let spoil = async move {
+            if let Some(spoiled) = cluster.spoil(prefix).await {
+                world.sleep(length).await;
+                cluster.mend(&spoiled).await;
+            }
+        };
+        self.world.spawn(ENVIRONMENT, "unreadable", Box::pin(spoil));
     }
 
     /// Makes everything well again: from here on the cluster has to get itself together.

@@ -41,6 +41,16 @@ fn an_acknowledgement_before_the_put_is_found() {
 }
 
 #[test]
+fn a_missing_topic_that_is_taken_for_deleted_is_found() {
+    must_be_found(Bug::AbsenceIsDeletion);
+}
+
+#[test]
+fn a_claim_on_a_forgotten_stream_is_found() {
+    must_be_found(Bug::ClaimIgnoresStream);
+}
+
+#[test]
 fn a_fence_that_is_ignored_is_found() {
     must_be_found(Bug::FenceIgnored);
 }

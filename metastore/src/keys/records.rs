@@ -164,7 +164,7 @@ fields! {
         pub name: String,
         /// Where its segments lie.
         pub folder: String,
-        /// How many partitions it had.
+        /// How many partitions it had; 0 once its objects and its partitions' records are gone.
         pub partitions: u32,
         /// When it was deleted, in milliseconds since the Unix epoch.
         pub deleted_ms: i64,

@@ -5,7 +5,7 @@ use super::{CoordinatorService, Phase, ServiceEnd, RETRY_MIN};
 use crate::planted::{self, Bug};
 use bytes::Bytes;
 use kafscale_codec::error_code::ErrorCode;
-use kafscale_metastore::keys::{broker_key, coordinator_key, BrokerRecord};
+use kafscale_metastore::keys::{broker_key, coordinator_key, BrokerRecord, Key};
 use kafscale_metastore::{Compare, MetastoreError, Op, Txn, TXN_OPS_MAX};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -15,6 +15,9 @@ const TXN_BYTES_MAX: usize = 1 << 20;
 
 /// How often a successor looks whether its predecessor has gone.
 const PREDECESSOR_LOOK: Duration = Duration::from_millis(50);
+
+/// How often it looks whether a slot's key that cannot be decoded has changed.
+const UNREADABLE_LOOK: Duration = Duration::from_secs(1);
 
 /// The life of a broker that coordinates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +135,10 @@ impl CoordinatorService {
         let mut pause = RETRY_MIN;
         loop {
             match self.try_to_claim(&key, &ours).await {
-                Ok(Claim::Done) => return Ok(()),
+                Ok(Claim::Done) => {
+                    self.unreadable.borrow_mut().clear();
+                    return Ok(());
+                }
                 Ok(Claim::Overtaken) if !self.fences_hold().await => return Err(ServiceEnd::Fenced),
                 Ok(Claim::Overtaken) => {}
                 Ok(Claim::HeldElsewhere) => {
@@ -140,8 +146,11 @@ impl CoordinatorService {
                     self.parts.runtime.sleep(PREDECESSOR_LOOK).await;
                 }
                 Ok(Claim::Unreadable(reason)) => {
-                    let key = String::from_utf8_lossy(&key).into_owned();
-                    return Err(ServiceEnd::Corrupt { key, reason });
+                    // Another version's coordinator may have the slot. This one waits; the other slots are served.
+                    self.phase.set(Phase::Waiting);
+                    self.note_unreadable(Key::Coordinator(self.parts.slot), reason);
+                    self.parts.runtime.sleep(UNREADABLE_LOOK).await;
+                    continue;
                 }
                 Err(error) => self.back_off(&mut pause, "claim a slot of groups", &error).await,
             }

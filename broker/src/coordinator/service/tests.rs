@@ -1,7 +1,7 @@
 use super::lane::put;
 use super::*;
 use crate::cluster::image::ClusterImage;
-use crate::coordinator::{Commit, CommitOffset, FetchOffsets, Join};
+use crate::coordinator::{Commit, CommitOffset, DeleteOffsets, FetchOffsets, Join};
 use crate::runtime::Instant;
 use bytes::Bytes;
 use futures::executor::{LocalPool, LocalSpawner};
@@ -10,7 +10,6 @@ use kafscale_metastore::faulty::{Call, CallFate, FaultPolicy, FaultyMetastore};
 use kafscale_metastore::keys::group_slot;
 use kafscale_metastore::keys::OffsetRecord;
 use kafscale_metastore::memory::MemoryMetastore;
-use kafscale_metastore::topics::{create_topic, delete_topic, NewTopic};
 use kafscale_metastore::{Op, Txn};
 use kafscale_storage_engine::object_store::LocalFuture;
 use proptest::prelude::*;
@@ -436,23 +435,88 @@ impl FaultPolicy for Switch {
     }
 }
 
-#[test]
-fn a_record_that_cannot_be_read_ends_the_coordinator_before_it_serves() {
-    let mut lab = Lab::new(1);
-    let broken = put(kafscale_metastore::keys::group_key("g"), Bytes::from_static(b"\xff"));
+/// Puts a value into the store as somebody else would.
+fn put_value(lab: &mut Lab, key: Bytes, value: &'static [u8]) {
     let store = lab.store.clone();
-    lab.run(async move {
-        store
-            .txn(Txn {
-                compares: vec![],
-                ops: vec![broken],
-            })
-            .await
-            .unwrap()
-    });
+    let ops = vec![put(key, Bytes::from_static(value))];
+    lab.run(async move { store.txn(Txn { compares: vec![], ops }).await.unwrap() });
+}
+
+#[test]
+fn a_committed_offset_that_cannot_be_read_concerns_its_partition_alone_and_is_not_overwritten() {
+    let mut lab = Lab::new(1);
+    let other = neighbour();
+    let key = kafscale_metastore::keys::offset_key("g", TOPIC, 0);
+    put_value(&mut lab, key.clone(), b"\x02 of a newer version");
     let running = lab.start(Rc::new(lab.store.clone()));
     lab.sleep(Duration::from_millis(10));
-    assert!(matches!(&*running.end.borrow(), Some(ServiceEnd::Corrupt { key, .. }) if key.ends_with("/g")));
+    assert_eq!(running.service.phase(), Phase::Serving);
+    assert_eq!(running.service.unreadable().len(), 1);
+    // Neither "nothing was committed" nor a new value in its place.
+    let GroupReply::Offsets {
+        offsets, unreadable, ..
+    } = lab.run(call(running.handle.clone(), fetch("g")))
+    else {
+        panic!()
+    };
+    assert_eq!((offsets, unreadable), (vec![], vec![(TOPIC, 0)]));
+    let refused = GroupReply::Commit(vec![ErrorCode::COORDINATOR_LOAD_IN_PROGRESS]);
+    assert_eq!(lab.run(call(running.handle.clone(), commit("g", 5))), refused);
+    // Its neighbours are served.
+    let accepted = GroupReply::Commit(vec![ErrorCode::NONE]);
+    assert_eq!(lab.run(call(running.handle.clone(), commit(&other, 7))), accepted);
+    let store = lab.store.clone();
+    let (looked, kept) = (key.clone(), Bytes::from_static(b"\x02 of a newer version"));
+    assert_eq!(
+        lab.run(async move { store.get(&looked).await.unwrap().unwrap().value }),
+        kept
+    );
+    // Once it can be read, the slot is loaded anew.
+    let stored = OffsetRecord {
+        offset: 5,
+        leader_epoch: -1,
+        metadata: String::new(),
+        commit_ms: 0,
+        expire_ms: None,
+    };
+    let store = lab.store.clone();
+    let ops = vec![put(key, stored.encode())];
+    lab.run(async move { store.txn(Txn { compares: vec![], ops }).await.unwrap() });
+    lab.sleep(RELOOK_INTERVAL * 2);
+    assert_eq!(*running.end.borrow(), Some(ServiceEnd::Stopped));
+    let running = lab.start(Rc::new(lab.store.clone()));
+    lab.sleep(Duration::from_millis(10));
+    assert_eq!(fetched(lab.run(call(running.handle.clone(), fetch("g")))), Some(5));
+}
+
+#[test]
+fn a_committed_offset_that_cannot_be_read_goes_when_somebody_deletes_it() {
+    let mut lab = Lab::new(1);
+    let key = kafscale_metastore::keys::offset_key("g", TOPIC, 0);
+    put_value(&mut lab, key, b"\xff");
+    let running = lab.start(Rc::new(lab.store.clone()));
+    lab.sleep(Duration::from_millis(10));
+    let delete = GroupRequest::DeleteOffsets(DeleteOffsets {
+        group_id: "g".into(),
+        partitions: vec![("t".into(), TOPIC, 0)],
+    });
+    lab.run(call(running.handle.clone(), delete));
+    let accepted = GroupReply::Commit(vec![ErrorCode::NONE]);
+    assert_eq!(lab.run(call(running.handle.clone(), commit("g", 5))), accepted);
+    assert_eq!(lab.stored("g").map(|offset| offset.offset), Some(5));
+}
+
+#[test]
+fn a_group_whose_state_cannot_be_read_waits_and_the_others_of_its_slot_are_served() {
+    let mut lab = Lab::new(1);
+    put_value(&mut lab, kafscale_metastore::keys::group_key("g"), b"\xff");
+    let running = lab.start(Rc::new(lab.store.clone()));
+    lab.sleep(Duration::from_millis(10));
+    let refused = GroupReply::Commit(vec![ErrorCode::COORDINATOR_LOAD_IN_PROGRESS]);
+    assert_eq!(lab.run(call(running.handle.clone(), commit("g", 5))), refused);
+    let accepted = GroupReply::Commit(vec![ErrorCode::NONE]);
+    assert_eq!(lab.run(call(running.handle.clone(), commit(&neighbour(), 5))), accepted);
+    assert_eq!(*running.end.borrow(), None);
 }
 
 #[test]
@@ -487,34 +551,20 @@ fn offsets_expire_without_being_asked_for() {
 }
 
 #[test]
-fn offsets_go_with_their_topic_and_only_if_the_metastore_says_that_it_is_gone() {
+fn offsets_go_with_their_topic_once_its_deletion_is_recorded() {
     let mut lab = Lab::new(1);
-    let topic = NewTopic {
-        name: "t".into(),
-        topic_id: TOPIC,
-        partitions: 1,
-        configs: BTreeMap::new(),
-        created_ms: 0,
-    };
-    let store = lab.store.clone();
-    let created = lab.run(async move { create_topic(&store, &topic).await.unwrap() });
     let running = lab.start(Rc::new(lab.store.clone()));
     lab.run(call(running.handle.clone(), commit("g", 5)));
-    let forget = |lab: &mut Lab, known: bool| {
-        let service = running.service.clone();
-        lab.run(async move { service.forget_deleted_topics(|_| known).await.unwrap() });
+    let forget = |lab: &mut Lab, deleted: &[TopicId]| {
+        running
+            .service
+            .forget_deleted_topics(&deleted.iter().copied().collect());
         lab.sleep(Duration::from_millis(50));
         lab.stored("g").map(|offset| offset.offset)
     };
-    assert_eq!(
-        forget(&mut lab, false),
-        Some(5),
-        "a picture may be older than the topic"
-    );
-    let store = lab.store.clone();
-    lab.run(async move { delete_topic(&store, "t", &created, 0).await.unwrap() });
-    assert_eq!(forget(&mut lab, true), Some(5));
-    assert_eq!(forget(&mut lab, false), None);
+    assert_eq!(forget(&mut lab, &[]), Some(5), "a topic that is missing is not deleted");
+    assert_eq!(forget(&mut lab, &[TopicId([9; 16])]), Some(5));
+    assert_eq!(forget(&mut lab, &[TOPIC]), None);
 }
 
 proptest! {

@@ -479,7 +479,7 @@ fn offsets_are_committed_in_the_members_epoch_and_no_other() {
             partitions: None,
         }));
         match world.replies.remove(&token) {
-            Some(GroupReply::Offsets { error, offsets }) => (error, offsets.len()),
+            Some(GroupReply::Offsets { error, offsets, .. }) => (error, offsets.len()),
             other => panic!("{other:?}"),
         }
     };

@@ -72,6 +72,14 @@ const traffic = [
 
 const heading = text => element('h2', {}, text)
 
+const unreadable = values =>
+  Object.keys(values).length === 0
+    ? []
+    : [
+        heading('Metastore values that this broker cannot read'),
+        ...Object.entries(values).map(([key, reason]) => element('p', { class: 'wrong' }, `${key}: ${reason}`)),
+      ]
+
 function showOverview(answer) {
   const load = shard => {
     const part = Math.min(shard.load, 1)
@@ -92,6 +100,7 @@ function showOverview(answer) {
       ['Records in/s', rate(answer.rates.produce_records_per_s)],
       ['Records out/s', rate(answer.rates.fetch_records_per_s)],
     ]),
+    ...unreadable(answer.unreadable),
     heading('Shards of this broker'),
     table(
       'shards',

@@ -36,7 +36,7 @@ struct Folder {
 impl Known {
     async fn load(metastore: &dyn Metastore) -> Result<Known, ToolError> {
         let mut known = Known::default();
-        for (_, topic) in topics::load_topics(metastore).await?.items {
+        for (_, topic) in topics::load_topics(metastore).await?.whole()?.items {
             let folder = Folder {
                 topic_id: topic.value.topic_id,
                 partitions: topic.value.partitions,
@@ -44,7 +44,7 @@ impl Known {
             };
             known.folders.insert(topic.value.folder, folder);
         }
-        for (topic_id, topic) in topics::load_deleted_topics(metastore).await?.items {
+        for (topic_id, topic) in topics::load_deleted_topics(metastore).await?.whole()?.items {
             let folder = Folder {
                 topic_id,
                 partitions: topic.value.partitions,
@@ -52,7 +52,7 @@ impl Known {
             };
             known.folders.insert(topic.value.folder, folder);
         }
-        for stored in partitions::load_partitions(metastore).await?.items {
+        for stored in partitions::load_partitions(metastore).await?.whole()?.items {
             let key = (stored.topic_id, stored.partition);
             known.records.insert(key, stored.record.value);
         }

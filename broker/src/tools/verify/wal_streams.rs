@@ -38,7 +38,7 @@ pub async fn check(place: &Workplace, output: &mut Output) -> Result<(Streams, T
     let mut ids = stream_ids(place).await?;
     let mut records = BTreeMap::new();
     if let Some(metastore) = &place.metastore {
-        for (stream, record) in load_streams(&**metastore).await?.items {
+        for (stream, record) in load_streams(&**metastore).await?.whole()?.items {
             records.insert(stream, record.value);
             ids.insert(stream);
         }
