@@ -148,7 +148,7 @@ impl CoordinatorHost {
     }
 
     /// Passes a request to the coordinator of its group, if that may answer: a broker whose registration may have lapsed
-    /// does not know whether another one coordinates.
+    /// does not know whether another one coordinates. The coordinator looks again once it has the answer.
     fn route(self: &Rc<Self>, message: GroupMessage) {
         let Some(group) = message.request.group_id() else {
             return self.ask_all(message);
@@ -252,6 +252,7 @@ impl CoordinatorHost {
 
     fn start_slot(self: &Rc<Self>, number: u32, term: u64) {
         let pictured = self.parts.shard.clone();
+        let membership = self.parts.membership.clone();
         let parts = ServiceParts {
             slot: number,
             holder: self.holder(),
@@ -259,6 +260,7 @@ impl CoordinatorHost {
             metastore: self.parts.metastore.clone(),
             fences: Vec::new(), // The slot's key fences.
             image: Box::new(move || pictured.image()),
+            registered: Box::new(move || membership.term() == Some(term) || planted::is(Bug::LapsedCoordinator)),
         };
         let (handle, inbox) = slot_inbox(GROUP_REQUESTS_MAX);
         let service = CoordinatorService::new(parts, self.config.clone(), inbox);

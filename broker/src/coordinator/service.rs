@@ -74,6 +74,8 @@ pub struct ServiceParts {
     pub fences: Vec<Compare>,
     /// The cluster as it is now: groups of the consumer protocol are assigned by it.
     pub image: Box<dyn Fn() -> Arc<ClusterImage>>,
+    /// Whether the registration under which the slot was taken surely lasts: until then nobody else takes it.
+    pub registered: Box<dyn Fn() -> bool>,
 }
 
 /// Why a coordinator ended.
@@ -403,7 +405,14 @@ impl CoordinatorService {
         let token = ReplyToken(state.next_token);
         state.next_token += 1;
         state.replies.insert(token, reply);
-        let out = state.groups.handle(self.now(), token, request);
+        let refusal = request.refuse(ErrorCode::NOT_COORDINATOR);
+        let mut out = state.groups.handle(self.now(), token, request);
+        // After memory was read, not before: the process may have been stopped in between, and another coordinator may
+        // have taken the slot and stored something since. What a write's reply rests on is compared by its transaction.
+        if !(self.parts.registered)() {
+            let stale = out.replies.iter_mut().filter(|(answered, _)| *answered == token);
+            stale.for_each(|(_, reply)| *reply = refusal.clone());
+        }
         self.deliver(&mut state, out);
     }
 

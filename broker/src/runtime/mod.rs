@@ -1,6 +1,8 @@
 //! The seam to time and tasks: everything above it runs alike in production and in simulation.
 
 pub mod glommio;
+#[cfg(test)]
+pub(crate) mod virtual_time;
 
 use kafscale_storage_engine::object_store::LocalFuture;
 use std::time::Duration;

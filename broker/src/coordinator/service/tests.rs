@@ -2,10 +2,9 @@ use super::lane::put;
 use super::*;
 use crate::cluster::image::ClusterImage;
 use crate::coordinator::{Commit, CommitOffset, DeleteOffsets, FetchOffsets, Join};
-use crate::runtime::Instant;
+use crate::runtime::virtual_time::TestRuntime;
 use bytes::Bytes;
-use futures::executor::{LocalPool, LocalSpawner};
-use futures::task::LocalSpawnExt;
+use futures::executor::LocalPool;
 use kafscale_metastore::faulty::{Call, CallFate, FaultPolicy, FaultyMetastore};
 use kafscale_metastore::keys::group_slot;
 use kafscale_metastore::keys::OffsetRecord;
@@ -18,68 +17,24 @@ use std::future::Future;
 
 const TOPIC: TopicId = TopicId([1; 16]);
 
-/// Virtual time: it moves when nothing else can.
-struct TestRuntime {
-    now: Cell<Duration>,
-    timers: RefCell<BTreeMap<(Duration, u64), oneshot::Sender<()>>>,
-    spawner: LocalSpawner,
-    random: Cell<u64>,
-}
-
-impl Runtime for TestRuntime {
-    fn now(&self) -> Instant {
-        self.now.get()
-    }
-
-    fn wall_clock_ms(&self) -> i64 {
-        1_700_000_000_000 + self.now.get().as_millis() as i64
-    }
-
-    fn sleep(&self, duration: Duration) -> LocalFuture<'static, ()> {
-        let (sender, receiver) = oneshot::channel();
-        self.timers
-            .borrow_mut()
-            .insert((self.now.get() + duration, self.random_u64()), sender);
-        Box::pin(async move {
-            let _ = receiver.await;
-        })
-    }
-
-    fn spawn(&self, _name: &'static str, task: LocalFuture<'static, ()>) {
-        self.spawner.spawn_local(task).unwrap();
-    }
-
-    fn yield_now(&self) -> LocalFuture<'static, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn random_u64(&self) -> u64 {
-        // SplitMix64.
-        let mut z = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.random.set(z);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-}
-
 struct Lab {
     pool: LocalPool,
     runtime: Rc<TestRuntime>,
     store: MemoryMetastore,
+    /// Whether the coordinators' broker is registered.
+    registered: Rc<Cell<bool>>,
 }
 
 impl Lab {
     fn new(seed: u64) -> Self {
-        let pool = LocalPool::new();
-        let runtime = Rc::new(TestRuntime {
-            now: Cell::default(),
-            timers: RefCell::default(),
-            spawner: pool.spawner(),
-            random: Cell::new(seed),
-        });
+        let (pool, runtime) = TestRuntime::new(seed);
         let store = MemoryMetastore::new(|| 0);
-        Lab { pool, runtime, store }
+        Lab {
+            pool,
+            runtime,
+            store,
+            registered: Rc::new(Cell::new(true)),
+        }
     }
 
     fn faulty(&self, policy: Policy) -> Rc<dyn Metastore> {
@@ -91,6 +46,7 @@ impl Lab {
     }
 
     fn start_with(&self, metastore: Rc<dyn Metastore>, fences: Vec<Compare>) -> Running {
+        let registered = self.registered.clone();
         let parts = ServiceParts {
             slot: group_slot("g"),
             holder: Holder {
@@ -106,6 +62,7 @@ impl Lab {
                     ..ClusterImage::default()
                 })
             }),
+            registered: Box::new(move || registered.get()),
         };
         let (handle, inbox) = inbox(1_024);
         let service = CoordinatorService::new(parts, ServiceConfig::default(), inbox);
@@ -118,24 +75,7 @@ impl Lab {
 
     /// Runs until `task` is done; time passes as needed.
     fn run<T: 'static>(&mut self, task: impl Future<Output = T> + 'static) -> T {
-        let result = Rc::new(RefCell::new(None));
-        let noted = result.clone();
-        self.runtime
-            .spawn("test", Box::pin(async move { *noted.borrow_mut() = Some(task.await) }));
-        loop {
-            self.pool.run_until_stalled();
-            if let Some(result) = result.borrow_mut().take() {
-                return result;
-            }
-            let ((at, _), timer) = self
-                .runtime
-                .timers
-                .borrow_mut()
-                .pop_first()
-                .expect("somebody waits for nothing");
-            self.runtime.now.set(at.max(self.runtime.now.get()));
-            let _ = timer.send(());
-        }
+        self.runtime.run(&mut self.pool, task)
     }
 
     fn sleep(&mut self, duration: Duration) {
@@ -517,6 +457,19 @@ fn a_group_whose_state_cannot_be_read_waits_and_the_others_of_its_slot_are_serve
     let accepted = GroupReply::Commit(vec![ErrorCode::NONE]);
     assert_eq!(lab.run(call(running.handle.clone(), commit(&neighbour(), 5))), accepted);
     assert_eq!(*running.end.borrow(), None);
+}
+
+#[test]
+fn a_request_that_waited_while_the_registration_lapsed_is_not_answered_from_memory() {
+    let mut lab = Lab::new(1);
+    let running = lab.start(Rc::new(lab.store.clone()));
+    lab.run(call(running.handle.clone(), commit("g", 5)));
+    assert_eq!(fetched(lab.run(call(running.handle.clone(), fetch("g")))), Some(5));
+    // It is in the inbox; then the process stands still, and another coordinator stores 6.
+    let waiting = futures::executor::block_on(running.handle.submit(fetch("g")));
+    lab.registered.set(false);
+    let reply = lab.run(waiting.reply());
+    assert_eq!(reply, fetch("g").refuse(ErrorCode::NOT_COORDINATOR));
 }
 
 #[test]
