@@ -2,7 +2,7 @@
 
 use crate::broker_config::{broker_configs, topic_defaults, BrokerConfig};
 use crate::budget::ByteBudget;
-use crate::cluster::membership::Membership;
+use crate::cluster::membership::{LeaseTerms, Membership, Replaced};
 use crate::cluster::reconciler::Reconciler;
 use crate::cluster::registration::Registration;
 use crate::coordinator::host::{service_config, CoordinatorHost, HostParts, GROUP_REQUESTS_MAX};
@@ -96,6 +96,8 @@ pub struct Assembly {
     pub cluster_id: String,
     /// All shards, by number.
     pub inboxes: Vec<Inbox>,
+    /// How long this broker's registration lasts.
+    pub lease: LeaseTerms,
     registration: Arc<Registration>,
     /// Shards that have nothing left to do for anybody.
     drained: Arc<AtomicUsize>,
@@ -280,6 +282,7 @@ impl Assembly {
             .unzip();
         let (coordinator, coordinator_inbox) = coordinator_inbox(GROUP_REQUESTS_MAX);
         let assembly = Assembly {
+            lease: LeaseTerms::among_brokers(Duration::from_millis(settings.broker_lease_ttl_ms)),
             topic_defaults: Arc::new(topic_defaults(&settings)),
             broker_configs: broker_configs(&settings).into(),
             settings,
@@ -329,7 +332,7 @@ impl Assembly {
                 metastore.clone(),
                 self.cluster_id.clone(),
                 self.broker.clone(),
-                Duration::from_millis(self.settings.broker_lease_ttl_ms),
+                self.lease,
                 self.inboxes.clone(),
                 self.registration.clone(),
             );
@@ -446,6 +449,14 @@ impl RunningShard {
     pub async fn coordinator_ended(&self) -> ServiceEnd {
         match &self.coordinator {
             Some(coordinator) => coordinator.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Completes if another process has this broker's id and this one has to end; on the first shard only.
+    pub async fn replaced(&self) -> Replaced {
+        match &self.membership {
+            Some(membership) => membership.replaced().await,
             None => std::future::pending().await,
         }
     }

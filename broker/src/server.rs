@@ -2,8 +2,9 @@
 
 use crate::assembly::{introduce, may_found, recognise, Assembly, RunningShard, Seams, Tuning};
 use crate::cluster::catalog::CatalogKeeper;
+use crate::cluster::membership::LeaseTerms;
 use crate::connection;
-use crate::coordinator::service::{CoordinatorInbox, ServiceEnd};
+use crate::coordinator::service::CoordinatorInbox;
 use crate::executors::{self, ExecutorError, ExecutorOptions, ShardResult};
 use crate::http::{HttpServer, Phase, Readiness};
 use crate::listener::{bind_for_shards, BoundListener, ShardListener};
@@ -26,6 +27,7 @@ use kafscale_metastore::keys::Key;
 use kafscale_metastore::operation::OperationError;
 use kafscale_storage_engine::object_store::s3::probe;
 use std::cell::Cell;
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -100,7 +102,10 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
     let metastore = stores.metastore.for_shard();
     let introduced = introduce(&*metastore, &settings, address.port(), shard_ports, proposed_cluster_id);
     let (broker, cluster_id) = futures::executor::block_on(introduced)?;
-    let (assembly, inboxes) = Assembly::new(settings.clone(), Tuning::default(), broker, cluster_id);
+    let (mut assembly, inboxes) = Assembly::new(settings.clone(), Tuning::default(), broker, cluster_id);
+    if !stores.metastore.is_shared() {
+        assembly.lease = LeaseTerms::alone(assembly.lease.ttl);
+    }
     let mut http = bind_for_shards(settings.metrics_addr, 1)
         .map_err(ServeError::Listen)?
         .pop();
@@ -272,20 +277,17 @@ async fn serve_shard(parts: Parts, number: usize) -> ShardResult {
         http.close();
     }
     running.stop();
-    match failed {
-        Some(end) => Err(format!("group coordinator: {end}").into()),
-        None => Ok(()),
-    }
+    failed.map_or(Ok(()), Err)
 }
 
-/// Serves until the end is asked for. If the coordinator ends before, this asks itself and says why: a broker whose
-/// groups nobody serves would look healthy.
+/// Serves until the end is asked for. If the coordinator ends before, or another process has this broker's id, this asks
+/// itself and says why: a broker whose groups nobody serves, or that nobody counts as a broker, would look healthy.
 async fn serve_until_the_end(
     parts: &Parts,
     number: usize,
     running: &RunningShard,
     address: SocketAddr,
-) -> Option<ServiceEnd> {
+) -> Option<Box<dyn Error + Send + Sync>> {
     let serve = pin!(async {
         if number == 0 {
             running.coordinator_loaded().await;
@@ -297,11 +299,17 @@ async fn serve_until_the_end(
         }
         parts.shutdown.requested().await;
     });
-    match select(serve, pin!(running.coordinator_ended())).await {
+    let ended = pin!(async {
+        match select(pin!(running.coordinator_ended()), pin!(running.replaced())).await {
+            Either::Left((end, _)) => format!("group coordinator: {end}").into(),
+            Either::Right((replaced, _)) => replaced.into(),
+        }
+    });
+    match select(serve, ended).await {
         Either::Left(_) => None,
-        Either::Right((end, _)) => {
+        Either::Right((why, _)) => {
             parts.shutdown.request();
-            Some(end)
+            Some(why)
         }
     }
 }

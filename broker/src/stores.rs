@@ -171,6 +171,11 @@ impl Objects {
 }
 
 impl MetastoreHandle {
+    /// Whether other brokers use it, too.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, MetastoreHandle::Etcd(_))
+    }
+
     /// For the thread on which this is called.
     pub fn for_shard(&self) -> Rc<dyn Metastore> {
         match self {

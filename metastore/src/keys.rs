@@ -3,6 +3,7 @@
 //! ```text
 //! /kafscale/v1/cluster                                           ClusterRecord
 //! /kafscale/v1/brokers/{id:010}                  (leased)        BrokerRecord
+//! /kafscale/v1/starts/{id:010}                   (leased)        StartRecord
 //! /kafscale/v1/counters/{name}                                   CountRecord   the next number that is free
 //! /kafscale/v1/topics/{name}                                     TopicRecord
 //! /kafscale/v1/names/{name}                                      CountRecord   topics that have had the name
@@ -24,7 +25,7 @@ mod records;
 pub use encoding::RecordError;
 pub use records::{
     BrokerRecord, ClusterRecord, CountRecord, DeletedTopicRecord, MergedObject, OffsetRecord, PartitionRecord,
-    StreamRecord, StreamState, TopicRecord,
+    StartRecord, StreamRecord, StreamState, TopicRecord,
 };
 
 use bytes::Bytes;
@@ -66,6 +67,11 @@ pub fn cluster_key() -> Bytes {
 /// Key of a [`BrokerRecord`].
 pub fn broker_key(broker_id: i32) -> Bytes {
     Bytes::from(format!("/kafscale/v1/brokers/{broker_id:010}"))
+}
+
+/// Key of a broker's [`StartRecord`]. It is not in the [`BrokerRecord`], which older brokers have to read.
+pub fn start_key(broker_id: i32) -> Bytes {
+    Bytes::from(format!("/kafscale/v1/starts/{broker_id:010}"))
 }
 
 /// Key of a counter's [`CountRecord`].
@@ -149,6 +155,8 @@ pub enum Key {
     Cluster,
     /// A live broker, by its id.
     Broker(i32),
+    /// When a live broker started, by its id.
+    Start(i32),
     /// A counter, by its name.
     Counter(String),
     /// A topic, by its name.
@@ -185,6 +193,7 @@ impl Key {
         };
         match kind {
             "brokers" => Some(Key::Broker(parse_decimal(rest)?)),
+            "starts" => Some(Key::Start(parse_decimal(rest)?)),
             "counters" => Some(Key::Counter(rest.to_string())),
             "topics" => Some(Key::Topic(rest.to_string())),
             "names" => Some(Key::Name(rest.to_string())),
@@ -219,6 +228,7 @@ impl Key {
         match self {
             Key::Cluster => cluster_key(),
             Key::Broker(id) => broker_key(*id),
+            Key::Start(id) => start_key(*id),
             Key::Counter(name) => counter_key(name),
             Key::Topic(name) => topic_key(name),
             Key::Name(name) => name_key(name),

@@ -104,7 +104,10 @@ impl CatalogKeeper {
 
 /// Everything but what is true of living brokers only.
 fn is_kept(key: &[u8]) -> bool {
-    !matches!(Key::parse(key), None | Some(Key::Broker(_) | Key::Coordinator(_)))
+    !matches!(
+        Key::parse(key),
+        None | Some(Key::Broker(_) | Key::Start(_) | Key::Coordinator(_))
+    )
 }
 
 /// All chunks, in order.

@@ -77,6 +77,11 @@ impl ClusterView {
         self.image.clone()
     }
 
+    /// The incarnation under which a broker is registered.
+    pub fn incarnation(&self, broker_id: i32) -> Option<u64> {
+        self.image.brokers.get(&broker_id).map(|broker| broker.incarnation)
+    }
+
     /// Takes a whole listing of one part: what is not in it is stored no longer.
     pub fn replace(&mut self, part: Part, listing: &[KeyValue]) {
         let listed: BTreeSet<Key> = listing.iter().filter_map(|item| Key::parse(&item.key)).collect();

@@ -80,6 +80,10 @@ fn record(key: &Key, bytes: &[u8]) -> (&'static str, Result<Value, String>) {
             ClusterRecord::decode(bytes).map(|r| json!({ "cluster_id": r.cluster_id })),
         ),
         Key::Broker(_) => ("broker", BrokerRecord::decode(bytes).map(broker)),
+        Key::Start(_) => (
+            "start",
+            StartRecord::decode(bytes).map(|r| json!({ "incarnation": r.incarnation, "started_ms": r.started_ms })),
+        ),
         Key::Counter(_) => (
             "counter",
             CountRecord::decode(bytes).map(|r| json!({ "count": r.count })),

@@ -119,13 +119,13 @@ async fn a_later_life_of_a_broker_replaces_an_earlier_one(store: &dyn Metastore)
         shard_ports: Vec::new(),
     };
     let lease = store.lease_grant(60_000).await.expect("granted");
-    let first = brokers::register_broker(store, lease, &broker(5))
+    let first = brokers::register_broker(store, lease, &broker(5), 100, None)
         .await
         .expect("nobody is there");
-    let second = brokers::register_broker(store, lease, &broker(6))
+    let second = brokers::register_broker(store, lease, &broker(6), 200, Some(first))
         .await
         .expect("an earlier life is there");
-    let older = brokers::register_broker(store, lease, &broker(5)).await;
+    let older = brokers::register_broker(store, lease, &broker(5), 100, Some(first)).await;
     assert_eq!(older, Err(OperationError::Conflict));
     assert_eq!(
         brokers::deregister_broker(store, 1, first).await,
@@ -136,8 +136,14 @@ async fn a_later_life_of_a_broker_replaces_an_earlier_one(store: &dyn Metastore)
         (live.len(), &live[0].value, live[0].mod_revision),
         (1, &broker(6), second)
     );
+    let registered = brokers::load_broker(store, 1)
+        .await
+        .expect("readable")
+        .expect("it lives");
+    assert_eq!((registered.broker.value, registered.started_ms), (broker(6), Some(200)));
     brokers::deregister_broker(store, 1, second).await.expect("it is ours");
-    brokers::register_broker(store, lease, &broker(7))
+    assert_eq!(brokers::load_broker(store, 1).await, Ok(None));
+    brokers::register_broker(store, lease, &broker(7), 300, None)
         .await
         .expect("nobody is there");
     store.lease_revoke(lease).await.expect("it runs");

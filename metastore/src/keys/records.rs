@@ -76,6 +76,17 @@ fields! {
 
 fields! {
     version 1;
+    /// When a life of a broker began: the key is bound to the lease of its registration.
+    pub struct StartRecord {
+        /// The life.
+        pub incarnation: u64,
+        /// When its process started, in milliseconds since the Unix epoch, by its own clock.
+        pub started_ms: i64,
+    }
+}
+
+fields! {
+    version 1;
     /// A number: of a counter, or of the topics that have had a name.
     pub struct CountRecord {
         /// The number.
