@@ -20,7 +20,7 @@ LIMITS_ARGS ?=
 # Of `make bench-check`: --update writes a new baseline.
 CHECK_ARGS ?=
 
-.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster failover scale demo compat groups second-s3 k8s images bench bench-compare bench-agree bench-limits bench-check test-produce-consume test-consumer-group
+.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster failover scale demo compat judge groups second-s3 k8s images bench bench-compare bench-agree bench-limits bench-check test-produce-consume test-consumer-group
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-22s %s\n", $$1, $$2 }'
@@ -77,6 +77,9 @@ demo: ## A broker, a producer and a consumer, in one terminal
 
 compat: ## Real Kafka clients against a real broker
 	@ci/compat.sh
+
+judge: ## Every answer compared with a real Apache Kafka's: make judge SEEDS=150 JUDGE_ONLY=cases,groups,recorded,generated
+	@SEEDS=$(if $(filter file,$(origin SEEDS)),150,$(SEEDS)) ci/judge.sh
 
 groups: ## Real consumer groups whose members are killed again and again: make groups SECONDS=180 MEMBERS=20 CLIENTS=java-4
 	@ci/compat.sh --groups --seconds $(SECONDS) --members $(MEMBERS) $(CLIENTS)

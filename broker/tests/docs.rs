@@ -1,5 +1,12 @@
 //! The tables of docs/ that come out of the code's own tables. `KAFSCALE_WRITE_DOCS=1` writes them again.
 
+#[allow(dead_code)] // The judge uses all of it.
+#[path = "judge/meant.rs"]
+mod meant;
+#[allow(dead_code)]
+#[path = "judge/report.rs"]
+mod report;
+
 use std::fs;
 use std::path::Path;
 
@@ -24,6 +31,11 @@ fn check(file: &str, name: &str, table: &str) {
 #[test]
 fn protocol_docs_are_current() {
     check("protocol.md", "served", &kafscale_codec::api::protocol_table_markdown());
+}
+
+#[test]
+fn the_list_of_differences_from_kafka_is_current() {
+    check("protocol.md", "differences", &meant::markdown());
 }
 
 #[test]

@@ -4,7 +4,7 @@
 #   ci/compat/kafka.sh [PORT]     prints "broker listening on 127.0.0.1:PORT" once it serves; ends on SIGTERM or Ctrl-C
 #
 # Its data goes away with it. KAFKA_LOG_LEVEL (warn) is the level of its log on standard error, KAFKA_PROPERTIES a file
-# of further server properties.
+# of further server properties, KAFKA_HEAP (1g) the most memory that its heap may take.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 ci/compat/install.sh kafka
@@ -51,7 +51,7 @@ java_options=(-cp ".cache/compat/java/kafka/*" "-Dorg.slf4j.simpleLogger.default
 java "${java_options[@]}" kafka.tools.StorageTool format -t "$(python3 -c \
   'import base64, uuid; print(base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("="))')" \
   -c "$directory/server.properties" >"$directory/format" 2>&1 || { cat "$directory/format" >&2; exit 1; }
-java -Xms256m -Xmx1g "${java_options[@]}" kafka.Kafka "$directory/server.properties" >&2 &
+java -Xms256m "-Xmx${KAFKA_HEAP:-1g}" "${java_options[@]}" kafka.Kafka "$directory/server.properties" >&2 &
 server=$!
 until python3 -c "import socket; socket.create_connection(('127.0.0.1', $port), 1)" 2>/dev/null; do
   kill -0 "$server" 2>/dev/null || { echo "Kafka did not start" >&2; exit 1; }

@@ -4,17 +4,54 @@ use crate::error_code::ErrorCode;
 use crate::types::TopicId;
 use crate::wire::{Form, Records};
 use bytes::Bytes;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// Values that mean something to a broker, for fields whose random values would not. `draw` decides which: the same draw
+/// must pick the value in the same place of every vocabulary, so that two brokers can be asked alike.
+pub trait Vocabulary: Debug + Send + Sync {
+    /// A number for `field`, if it should not be any.
+    fn integer(&self, field: &str, draw: u64) -> Option<i64>;
+    /// A text for `field`, if it should not be any.
+    fn text(&self, field: &str, draw: u64) -> Option<String>;
+    /// A topic id for `field`.
+    fn topic_id(&self, field: &str, draw: u64) -> Option<TopicId>;
+    /// Bytes for `field`, if they should not be any.
+    fn bytes(&self, field: &str, draw: u64) -> Option<Bytes>;
+}
 
 /// Deterministic randomness (SplitMix64).
 #[derive(Debug, Clone)]
 pub struct Sampler {
     state: u64,
+    /// The field that is being drawn.
+    pub(crate) field: &'static str,
+    vocabulary: Option<Arc<dyn Vocabulary>>,
 }
 
 impl Sampler {
     /// The same seed gives the same values.
     pub fn new(seed: u64) -> Self {
-        Sampler { state: seed }
+        Sampler {
+            state: seed,
+            field: "",
+            vocabulary: None,
+        }
+    }
+
+    /// Draws from this vocabulary where it has a value.
+    pub fn with_vocabulary(seed: u64, vocabulary: Arc<dyn Vocabulary>) -> Self {
+        Sampler {
+            vocabulary: Some(vocabulary),
+            ..Sampler::new(seed)
+        }
+    }
+
+    /// What the vocabulary, if there is one, has for the field.
+    fn known<T>(&mut self, pick: impl FnOnce(&dyn Vocabulary, &str, u64) -> Option<T>) -> Option<T> {
+        let vocabulary = self.vocabulary.clone()?;
+        let draw = self.bits();
+        pick(vocabulary.as_ref(), self.field, draw)
     }
 
     /// The next 64 bits.
@@ -47,6 +84,10 @@ macro_rules! integers {
     ($($ty:ty)*) => {$(
         impl Sample for $ty {
             fn sample(sampler: &mut Sampler, _: Form) -> Self {
+                let known = sampler.known(|vocabulary, field, draw| vocabulary.integer(field, draw));
+                if let Some(known) = known.and_then(|known| <$ty>::try_from(known).ok()) {
+                    return known;
+                }
                 match sampler.below(4) {
                     0 => 0,
                     1 => <$ty>::MIN,
@@ -68,7 +109,8 @@ impl Sample for f64 {
 
 impl Sample for bool {
     fn sample(sampler: &mut Sampler, _: Form) -> Self {
-        sampler.below(2) == 1
+        let known = sampler.known(|vocabulary, field, draw| vocabulary.integer(field, draw));
+        known.unwrap_or_else(|| (sampler.bits() % 2) as i64) == 1
     }
 }
 
@@ -80,6 +122,9 @@ impl Sample for ErrorCode {
 
 impl Sample for TopicId {
     fn sample(sampler: &mut Sampler, _: Form) -> Self {
+        if let Some(known) = sampler.known(|vocabulary, field, draw| vocabulary.topic_id(field, draw)) {
+            return known;
+        }
         let mut id = [0; 16];
         id.fill_with(|| sampler.bits() as u8);
         TopicId(id)
@@ -88,6 +133,9 @@ impl Sample for TopicId {
 
 impl Sample for String {
     fn sample(sampler: &mut Sampler, _: Form) -> Self {
+        if let Some(known) = sampler.known(|vocabulary, field, draw| vocabulary.text(field, draw)) {
+            return known;
+        }
         const LETTERS: [char; 8] = ['a', 'Z', '0', '-', '_', 'ß', '界', '🦀'];
         // Compact lengths change their size at 127.
         let len = if sampler.below(16) == 0 {
@@ -101,6 +149,9 @@ impl Sample for String {
 
 impl Sample for Bytes {
     fn sample(sampler: &mut Sampler, _: Form) -> Self {
+        if let Some(known) = sampler.known(|vocabulary, field, draw| vocabulary.bytes(field, draw)) {
+            return known;
+        }
         let len = if sampler.below(16) == 0 {
             400 + sampler.below(300)
         } else {

@@ -113,6 +113,7 @@ macro_rules! message {
                 $(if ($versions).contains(&version) {
                     let tag: Option<u32> = None$(.or(Some($tag)))?;
                     let nullable = tag.is_some() $(|| ($null).contains(&version))?;
+                    sampler.field = stringify!($field);
                     message.$field = crate::testing::Sample::sample(sampler, crate::wire::Form { nullable, ..form });
                 })*
                 message

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# `make judge`: the same requests to a real Apache Kafka and to this broker, and every answer compared. SEEDS is how many
+# seeds of generated requests run, ROUNDS how many times forty conversations of groups are drawn; `ci/judge.sh short` takes
+# about three minutes. JUDGE_ONLY names parts: cases, groups, recorded, generated.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+case ${1:-} in
+  short) seeds=10 rounds=1 ;;
+  *) seeds=${SEEDS:-150} rounds=${ROUNDS:-2} ;;
+esac
+ci/install.sh compat
+ci/compat/install.sh kafka
+cargo test --release --locked -p kafscale-broker --test judge --no-run
+directory=$(mktemp -d)
+kafka=
+finish() {
+  if [ -n "$kafka" ]; then kill -TERM "$kafka" 2>/dev/null || true; wait "$kafka" 2>/dev/null || true; fi
+  rm -rf "$directory"
+}
+trap finish EXIT
+trap 'exit 1' TERM INT
+
+# Topics are created by the cases, and a new group waits for nobody.
+KAFKA_HEAP=512m ci/compat/kafka.sh >"$directory/kafka" 2>"$directory/kafka-log" &
+kafka=$!
+for _ in $(seq 300); do
+  address=$(sed -n 's/^broker listening on //p' "$directory/kafka")
+  if [ -n "$address" ]; then break; fi
+  kill -0 "$kafka" 2>/dev/null || { cat "$directory/kafka-log" >&2; exit 1; }
+  sleep 0.2
+done
+[ -n "$address" ] || { echo "Kafka did not start within a minute" >&2; exit 1; }
+if [ -n "${JUDGE_ONLY:-}" ]; then export KAFSCALE_JUDGE_ONLY=$JUDGE_ONLY; fi
+KAFSCALE_JUDGE_KAFKA=$address KAFSCALE_JUDGE_SEEDS=$seeds KAFSCALE_JUDGE_ROUNDS=$rounds \
+  cargo test --release --locked -p kafscale-broker --test judge -- --ignored --exact --nocapture every_answer_is_kafkas
