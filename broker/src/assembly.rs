@@ -389,6 +389,7 @@ impl Assembly {
             broker_id: settings.broker_id,
             request_bytes_max: settings.socket_request_max_bytes,
             requests_in_flight_max: settings.max_requests_in_flight,
+            connections_max_idle: Duration::from_millis(settings.connections_max_idle_ms),
             auto_create_topics: settings.auto_create_topics,
             auto_create_partitions: settings.auto_create_partitions,
             allow_admin_apis: settings.allow_admin_apis,

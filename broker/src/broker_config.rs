@@ -81,6 +81,12 @@ pub fn broker_configs(settings: &Settings) -> Vec<BrokerConfig> {
             "The rack that clients are told.",
         ),
         entry(
+            "connections.max.idle.ms",
+            settings.connections_max_idle_ms.to_string(),
+            Long,
+            "Idle time after which a connection is closed.",
+        ),
+        entry(
             "default.replication.factor",
             "1".to_string(),
             Int,

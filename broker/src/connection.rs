@@ -6,13 +6,16 @@
 use crate::budget::{ByteBudget, Permit};
 use crate::handlers::{self, Client, Reply};
 use crate::node::Node;
+use crate::runtime::{Instant, Runtime};
 use bytes::BytesMut;
 use futures::future::{select, Either};
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use futures::stream::StreamExt;
 use kafscale_codec::api::ApiKey;
+use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::frame::{FrameDecoder, FrameError};
 use kafscale_codec::wire::{BufferList, DecodeError};
+use std::cell::Cell;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -49,9 +52,56 @@ pub enum ConnectionError {
     /// A large frame has begun, and nothing more of it came for long.
     #[error("a request of many bytes does not arrive")]
     Stalled,
+    /// A produce request with `acks=0` has failed, and no answer can report it.
+    #[error("a produce request with acks=0 failed with {0:?}; only the end of the connection can report that")]
+    Unanswered(ErrorCode),
+    /// Nothing has moved for longer than `connections_max_idle_ms`.
+    #[error("nothing was received or sent for {0:?}")]
+    Idle(Duration),
     /// A response cannot be said in the client's version.
     #[error("response: {0}")]
     Encode(#[from] kafscale_codec::wire::EncodeError),
+}
+
+/// When the connection last moved, and whether it waits for the broker rather than for its client.
+struct Activity {
+    runtime: Rc<dyn Runtime>,
+    moved: Cell<Instant>,
+    /// Requests that were read and are not answered yet.
+    in_flight: Cell<usize>,
+    /// An answer is being written: the client has to take it.
+    writing: Cell<bool>,
+}
+
+impl Activity {
+    fn new(node: &Node) -> Self {
+        Activity {
+            runtime: node.runtime.clone(),
+            moved: Cell::new(node.runtime.now()),
+            in_flight: Cell::new(0),
+            writing: Cell::new(false),
+        }
+    }
+
+    fn moves(&self) {
+        self.moved.set(self.runtime.now());
+    }
+
+    /// Completes once nothing has moved for `limit`. A request that is being worked on is no idleness, but an answer
+    /// that the client does not take is. One timer serves the whole connection: reads and writes only note the time.
+    async fn idle_for(&self, limit: Duration) -> ConnectionError {
+        loop {
+            let waits_for_us = self.in_flight.get() > 0 && !self.writing.get();
+            if waits_for_us {
+                self.moves();
+            }
+            let idle = self.runtime.now() - self.moved.get();
+            if idle >= limit {
+                return ConnectionError::Idle(idle);
+            }
+            self.runtime.sleep(limit - idle).await;
+        }
+    }
 }
 
 /// Serves a connection until the client closes it or breaks the protocol. `client_host` says where the client is.
@@ -64,19 +114,28 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     let limit = node.config.requests_in_flight_max;
     let (replies, pending) = async_channel::bounded::<Reply>(limit);
     let client = Client::new(client_host);
-    let read = pin!(read_requests(&node, &client, reader, replies));
-    let write = pin!(write_replies(writer, pending, limit));
-    match select(read, write).await {
-        // The client has said all it wants to: what is under way is still answered.
-        Either::Left((Ok(()), write)) => write.await,
-        Either::Left((Err(error), _)) => Err(error),
-        Either::Right((written, _)) => written,
+    let activity = Activity::new(&node);
+    let serve = pin!(async {
+        let read = pin!(read_requests(&node, &client, &activity, reader, replies));
+        let write = pin!(write_replies(writer, pending, limit, &activity));
+        match select(read, write).await {
+            // The client has said all it wants to: what is under way is still answered.
+            Either::Left((Ok(()), write)) => write.await,
+            Either::Left((Err(error), _)) => Err(error),
+            Either::Right((written, _)) => written,
+        }
+    });
+    let idle = pin!(activity.idle_for(node.config.connections_max_idle));
+    match select(serve, idle).await {
+        Either::Left((served, _)) => served,
+        Either::Right((idle, _)) => Err(idle),
     }
 }
 
 async fn read_requests(
     node: &Rc<Node>,
     client: &Rc<Client>,
+    activity: &Activity,
     mut reader: impl AsyncRead + Unpin,
     replies: async_channel::Sender<Reply>,
 ) -> Result<(), ConnectionError> {
@@ -90,6 +149,7 @@ async fn read_requests(
                 Some(permit) => permit,
                 None => budget(node, &frame).take(frame.len()).await,
             };
+            activity.in_flight.set(activity.in_flight.get() + 1);
             let reply = handlers::dispatch(node, client, frame, permit).await?;
             if replies.send(reply).await.is_err() {
                 return Ok(());
@@ -123,6 +183,7 @@ async fn read_requests(
             }
         };
         buffer.truncate(filled + got);
+        activity.moves();
         if got == want {
             ahead = (ahead * 2).min(READ_BYTES_MAX);
         } else if got < ahead / 4 {
@@ -140,17 +201,27 @@ async fn write_replies(
     mut writer: impl AsyncWrite + Unpin,
     pending: async_channel::Receiver<Reply>,
     limit: usize,
+    activity: &Activity,
 ) -> Result<(), ConnectionError> {
     let mut replies = pin!(pending.buffered(limit));
     while let Some(reply) = replies.next().await {
         if let Some(buffers) = reply? {
-            write_buffers(&mut writer, buffers).await?;
+            activity.moves();
+            activity.writing.set(true);
+            write_buffers(&mut writer, buffers, activity).await?;
+            activity.writing.set(false);
         }
+        activity.in_flight.set(activity.in_flight.get() - 1);
+        activity.moves();
     }
     Ok(())
 }
 
-async fn write_buffers(writer: &mut (impl AsyncWrite + Unpin), buffers: BufferList) -> io::Result<()> {
+async fn write_buffers(
+    writer: &mut (impl AsyncWrite + Unpin),
+    buffers: BufferList,
+    activity: &Activity,
+) -> io::Result<()> {
     let mut small = BytesMut::new();
     for buffer in buffers {
         if buffer.len() < GATHER_BYTES {
@@ -160,16 +231,29 @@ async fn write_buffers(writer: &mut (impl AsyncWrite + Unpin), buffers: BufferLi
             }
         }
         if !small.is_empty() {
-            writer.write_all(&small.split()).await?;
+            write_all(writer, &small.split(), activity).await?;
         }
         if buffer.len() >= GATHER_BYTES {
-            writer.write_all(&buffer).await?;
+            write_all(writer, &buffer, activity).await?;
         }
     }
     if !small.is_empty() {
-        writer.write_all(&small).await?;
+        write_all(writer, &small, activity).await?;
     }
     writer.flush().await
+}
+
+/// Writes all of `bytes`; each piece that the client takes is a move.
+async fn write_all(writer: &mut (impl AsyncWrite + Unpin), mut bytes: &[u8], activity: &Activity) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = writer.write(bytes).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = bytes.get(written..).unwrap_or_default();
+        activity.moves();
+    }
+    Ok(())
 }
 
 /// Where a frame that begins like this gets its room. Records wait for the store, which may be slow or gone; nothing else

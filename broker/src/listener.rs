@@ -13,7 +13,7 @@ use rustix::net::{SocketFlags, SocketType};
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// Connections that the kernel keeps for a listener that is busy.
@@ -141,6 +141,7 @@ impl ShardListener {
                 Ok(stream) if !self.closed.get() => {
                     // It fails only if the client is gone already, which the first read will tell.
                     let _ = stream.set_nodelay(true);
+                    keep_alive(&stream);
                     return Some(stream);
                 }
                 Ok(_) => return None,
@@ -164,6 +165,16 @@ impl ShardListener {
                 log::warn!("close the listener on {}: {error}", self.address);
             }
         }
+    }
+}
+
+/// Lets the kernel find out that a peer has vanished without closing its connection, as Kafka does: a request may wait
+/// for longer than an idle connection is kept.
+fn keep_alive(stream: &TcpStream) {
+    // SAFETY: the stream owns the descriptor and outlives this borrow of it.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    if let Err(error) = sockopt::set_socket_keepalive(socket, true) {
+        log::debug!("set SO_KEEPALIVE on a connection: {error}");
     }
 }
 

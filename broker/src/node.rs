@@ -30,6 +30,8 @@ pub struct NodeConfig {
     pub request_bytes_max: usize,
     /// Requests of one connection that are executed at the same time.
     pub requests_in_flight_max: usize,
+    /// A connection on which nothing moves for this long is closed.
+    pub connections_max_idle: Duration,
     /// Topics are created when first asked for.
     pub auto_create_topics: bool,
     /// Partitions of topics created without a number.

@@ -356,8 +356,10 @@ async fn announce(node: &Rc<Node>, address: SocketAddr) {
     log::info!("broker listening on {address}");
 }
 
-/// Accepts connections until the listener is closed.
+/// Accepts connections until the listener is closed. Before this shard's image of the cluster is complete none is: an
+/// answer would show topics and groups as missing, and clients act on that. Connections wait in the kernel meanwhile.
 async fn accept(listener: Rc<ShardListener>, node: Rc<Node>, connections_max: usize) {
+    node.wait_for_image(Duration::MAX, |image| image.complete).await;
     let open = Rc::new(Cell::new(0));
     while let Some(stream) = listener.accept().await {
         if open.get() >= connections_max {

@@ -110,6 +110,8 @@ pub struct Settings {
     pub socket_request_max_bytes: usize,
     /// Client connections at once, all shards together.
     pub max_connections: usize,
+    /// How long nothing may move on a connection.
+    pub connections_max_idle_ms: u64,
     /// Requests under way at once, per connection.
     pub max_requests_in_flight: usize,
     /// Time to serve, from the start of the process.
@@ -291,6 +293,7 @@ fn settings(values: &Values, host: &Host, mistakes: &mut Vec<String>) -> Setting
         offsets_retention_minutes: values.number("offsets_retention_minutes"),
         socket_request_max_bytes: values.number("socket_request_max_bytes"),
         max_connections: values.number("max_connections"),
+        connections_max_idle_ms: values.number("connections_max_idle_ms"),
         max_requests_in_flight: values.number("max_requests_in_flight"),
         startup_timeout_sec: values.number("startup_timeout_sec"),
         shutdown_deadline_ms: values.number("shutdown_deadline_ms"),

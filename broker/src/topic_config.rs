@@ -21,10 +21,12 @@ pub enum Kind {
     },
     /// A number between 0 and 1.
     Ratio,
-    /// `true` or `false`.
+    /// `true` or `false`, in any case.
     Bool,
-    /// Anything.
-    Text,
+    /// −1, or from 1 to 9.
+    GzipLevel,
+    /// Replicas as `partition:broker`, with commas between, or `*`.
+    Replicas,
 }
 
 /// One topic setting.
@@ -43,7 +45,41 @@ pub struct TopicSetting {
 const MAX: i64 = i64::MAX;
 const NO_EFFECT: &str = "Accepted so that tools work; without effect here.";
 
-/// Every topic setting that may be given; others are refused by name.
+const TIERED: &str = "Accepted so that tools work; without effect here: every record is in the object store.";
+
+/// Kafka's names for the broker-wide values of topic settings; settings that are not here have no such value.
+pub const BROKER_WIDE_NAMES: &[(&str, &str)] = &[
+    ("cleanup.policy", "log.cleanup.policy"),
+    ("compression.gzip.level", "compression.gzip.level"),
+    ("compression.lz4.level", "compression.lz4.level"),
+    ("compression.type", "compression.type"),
+    ("compression.zstd.level", "compression.zstd.level"),
+    ("delete.retention.ms", "log.cleaner.delete.retention.ms"),
+    ("file.delete.delay.ms", "log.segment.delete.delay.ms"),
+    ("flush.messages", "log.flush.interval.messages"),
+    ("flush.ms", "log.flush.interval.ms"),
+    ("index.interval.bytes", "log.index.interval.bytes"),
+    ("local.retention.bytes", "log.local.retention.bytes"),
+    ("local.retention.ms", "log.local.retention.ms"),
+    ("max.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms"),
+    ("max.message.bytes", "message.max.bytes"),
+    ("message.timestamp.after.max.ms", "log.message.timestamp.after.max.ms"),
+    ("message.timestamp.before.max.ms", "log.message.timestamp.before.max.ms"),
+    ("message.timestamp.type", "log.message.timestamp.type"),
+    ("min.cleanable.dirty.ratio", "log.cleaner.min.cleanable.ratio"),
+    ("min.compaction.lag.ms", "log.cleaner.min.compaction.lag.ms"),
+    ("min.insync.replicas", "min.insync.replicas"),
+    ("preallocate", "log.preallocate"),
+    ("retention.bytes", "log.retention.bytes"),
+    ("retention.ms", "log.retention.ms"),
+    ("segment.bytes", "log.segment.bytes"),
+    ("segment.index.bytes", "log.index.size.max.bytes"),
+    ("segment.jitter.ms", "log.roll.jitter.ms"),
+    ("segment.ms", "log.roll.ms"),
+    ("unclean.leader.election.enable", "unclean.leader.election.enable"),
+];
+
+/// Every topic setting that may be given, all that Kafka has; others are refused by name.
 pub const TOPIC_SETTINGS: &[TopicSetting] = &[
     setting(
         "cleanup.policy",
@@ -52,8 +88,10 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
             allowed: &["delete", "compact"],
             list: true,
         },
-        "With `compact` every record is kept: nothing is compacted and no retention applies.",
+        "With `compact`, or without `delete`, every record is kept: nothing is compacted and no retention applies.",
     ),
+    setting("compression.gzip.level", "-1", Kind::GzipLevel, "Without effect: batches are stored as the producer sent them."),
+    setting("compression.lz4.level", "9", Kind::Number { min: 1, max: 17 }, "Without effect: batches are stored as the producer sent them."),
     setting(
         "compression.type",
         "producer",
@@ -63,6 +101,7 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
         },
         "Batches are stored as the producer sent them, whatever is set.",
     ),
+    setting("compression.zstd.level", "3", Kind::Number { min: -131_072, max: 22 }, "Without effect: batches are stored as the producer sent them."),
     setting(
         "delete.retention.ms",
         "86400000",
@@ -87,6 +126,7 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
         Kind::Number { min: 0, max: MAX },
         "Without effect: every record is durable before it is acknowledged.",
     ),
+    setting("follower.replication.throttled.replicas", "", Kind::Replicas, "Without effect: there are no followers to throttle."),
     setting(
         "index.interval.bytes",
         "4096",
@@ -96,6 +136,9 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
         },
         NO_EFFECT,
     ),
+    setting("leader.replication.throttled.replicas", "", Kind::Replicas, "Without effect: there are no followers to throttle."),
+    setting("local.retention.bytes", "-2", Kind::Number { min: -2, max: MAX }, TIERED),
+    setting("local.retention.ms", "-2", Kind::Number { min: -2, max: MAX }, TIERED),
     setting(
         "max.compaction.lag.ms",
         "9223372036854775807",
@@ -113,7 +156,7 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
     ),
     setting(
         "message.timestamp.after.max.ms",
-        "9223372036854775807",
+        "3600000",
         Kind::Number { min: 0, max: MAX },
         "A batch whose latest timestamp is further ahead of the broker's clock is answered INVALID_TIMESTAMP.",
     ),
@@ -149,10 +192,13 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
         "Without effect: the object store replicates.",
     ),
     setting("preallocate", "false", Kind::Bool, NO_EFFECT),
+    setting("remote.log.copy.disable", "false", Kind::Bool, TIERED),
+    setting("remote.log.delete.on.disable", "false", Kind::Bool, TIERED),
+    setting("remote.storage.enable", "false", Kind::Bool, TIERED),
     setting(
         "retention.bytes",
         "-1",
-        Kind::Number { min: -1, max: MAX },
+        Kind::Number { min: i64::MIN, max: MAX },
         "Oldest segments of a partition go while it holds more than this; −1 for no limit.",
     ),
     setting(
@@ -204,6 +250,31 @@ const fn setting(name: &'static str, default: &'static str, kind: Kind, doc: &'s
     }
 }
 
+impl TopicSetting {
+    /// A value that was accepted, as Kafka writes it back: `TRUE` is `true`, ` 5 ` is `5`.
+    pub fn written_back(&self, value: &str) -> String {
+        let value = value.trim();
+        match self.kind {
+            Kind::Number { .. } | Kind::GzipLevel => value.parse::<i64>().map(|number| number.to_string()),
+            Kind::Ratio => Ok(value
+                .parse::<f64>()
+                .map_or(value.to_string(), |ratio| format!("{ratio:?}"))),
+            Kind::Bool => Ok(value.to_ascii_lowercase()),
+            Kind::Words { list: true, .. } => {
+                let mut words: Vec<&str> = Vec::new();
+                for word in value.split(',').map(str::trim) {
+                    if !words.contains(&word) {
+                        words.push(word);
+                    }
+                }
+                Ok(words.join(","))
+            }
+            Kind::Words { list: false, .. } | Kind::Replicas => Ok(value.to_string()),
+        }
+        .unwrap_or_else(|_| value.to_string())
+    }
+}
+
 /// Why a topic's settings were refused; written for the person who set them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TopicConfigError {
@@ -243,7 +314,7 @@ pub struct TopicConfig {
     pub segment_ms: i64,
     /// The topic sets `segment.ms` itself.
     pub segment_ms_is_own: bool,
-    /// `cleanup.policy` names compact: keep everything.
+    /// `cleanup.policy` names compact, or does not name delete: keep everything.
     pub keep_everything: bool,
 }
 
@@ -290,9 +361,10 @@ impl TopicConfig {
             segment_bytes: number("segment.bytes") as u64,
             segment_ms: number("segment.ms"),
             segment_ms_is_own: set.contains_key("segment.ms"),
-            keep_everything: word("cleanup.policy")
-                .split(',')
-                .any(|policy| policy.trim() == "compact"),
+            keep_everything: {
+                let policies = || word("cleanup.policy").split(',').map(str::trim);
+                policies().any(|policy| policy == "compact") || !policies().any(|policy| policy == "delete")
+            },
         })
     }
 }
@@ -316,12 +388,19 @@ fn check(setting: &TopicSetting, value: &str) -> Result<Option<i64>, TopicConfig
             Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(None),
             _ => Err(invalid("Value must be between 0 and 1".to_string())),
         },
-        Kind::Bool if value == "true" || value == "false" => Ok(None),
+        Kind::Bool
+            if ["true", "false"]
+                .iter()
+                .any(|word| value.trim().eq_ignore_ascii_case(word)) =>
+        {
+            Ok(None)
+        }
         Kind::Bool => Err(invalid("Value must be true or false".to_string())),
         Kind::Words { allowed, list } => {
             let fits = |word: &str| allowed.contains(&word);
             let ok = if list {
-                value.split(',').all(|word| fits(word.trim()))
+                // An empty list is one without words.
+                value.trim().is_empty() || value.split(',').all(|word| fits(word.trim()))
             } else {
                 fits(value)
             };
@@ -331,7 +410,23 @@ fn check(setting: &TopicSetting, value: &str) -> Result<Option<i64>, TopicConfig
                 Err(invalid(format!("String must be one of: {}", allowed.join(", "))))
             }
         }
-        Kind::Text => Ok(None),
+        Kind::GzipLevel => match value.trim().parse::<i64>() {
+            Ok(-1 | 1..=9) => Ok(None),
+            _ => Err(invalid("Value must be between 1 and 9 or equal to -1".to_string())),
+        },
+        Kind::Replicas => {
+            let number = |text: &str| !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+            let replica = |text: &str| {
+                text.split_once(':')
+                    .is_some_and(|(one, two)| number(one) && number(two))
+            };
+            let mut words = value.split(',').map(str::trim);
+            if value.trim().starts_with('*') || words.all(|word| word.is_empty() || replica(word)) {
+                return Ok(None);
+            }
+            let why = "must be a comma-separated list of partition:broker, or *".to_string();
+            Err(invalid(why))
+        }
     }
 }
 
@@ -383,6 +478,35 @@ mod tests {
                 .to_string()
                 .contains(name));
         }
+    }
+
+    #[test]
+    fn every_topic_setting_of_kafka_is_known_and_read_as_kafka_reads_it() {
+        assert_eq!(TOPIC_SETTINGS.len(), 33);
+        assert!(TOPIC_SETTINGS.is_sorted_by_key(|setting| setting.name));
+        let broker = BTreeMap::new();
+        for (name, accepted, refused) in [
+            ("preallocate", &["TRUE", "False", " true "][..], &["1", "yes", ""][..]),
+            ("cleanup.policy", &["", "compact,delete"], &["shred"]),
+            ("compression.gzip.level", &["-1", "9"], &["0", "10"]),
+            ("compression.zstd.level", &["-131072", "22"], &["23"]),
+            (
+                "leader.replication.throttled.replicas",
+                &["", "*", "0:1,1:2"],
+                &["x", "1:", "0:1,none"],
+            ),
+            ("local.retention.ms", &["-2", "5"], &["-3"]),
+            ("remote.storage.enable", &["false"], &["maybe"]),
+        ] {
+            let parse = |value: &&str| TopicConfig::parse(&set(&[(name, value)]), &broker);
+            assert!(accepted.iter().all(|value| parse(value).is_ok()), "{name}");
+            assert!(refused.iter().all(|value| parse(value).is_err()), "{name}");
+        }
+        assert!(
+            TopicConfig::parse(&set(&[("cleanup.policy", "")]), &broker)
+                .unwrap()
+                .keep_everything
+        );
     }
 
     #[test]

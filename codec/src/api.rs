@@ -105,7 +105,7 @@ pub struct ServedApi {
 
 /// Every API that the broker answers. A row stands here only if a handler does what it says.
 pub const SERVED: &[ServedApi] = &[
-    served_api(ApiKey::Produce, 0, 13, "acks 0, 1 and −1; the last two are answered once the records are durable. Versions 0–2 carry message sets of magic 0 and 1, which become v2 batches."),
+    served_api(ApiKey::Produce, 0, 13, "acks 0, 1 and −1; the last two are answered once the records are durable, and an error with acks 0 closes the connection. `timeout_ms` has no effect: there are no followers to wait for. Versions 0–2 carry message sets of magic 0 and 1, which become v2 batches."),
     served_api(ApiKey::Fetch, 4, 17, "Fetch sessions (KIP-227) last as long as their connection. From 16 on, NOT_LEADER_OR_FOLLOWER says who is (KIP-951)."),
     served_api(ApiKey::ListOffsets, 0, 10, "−1 latest, −2 earliest, −3 largest timestamp, −4 earliest local, −5 latest tiered, or any timestamp."),
     served_api(ApiKey::Metadata, 0, 13, "Creates topics where the client allows it and the broker does."),
@@ -119,7 +119,7 @@ pub const SERVED: &[ServedApi] = &[
     served_api(ApiKey::DescribeGroups, 0, 6, ""),
     served_api(ApiKey::ListGroups, 0, 5, "Filters by state and type."),
     served_api(ApiKey::ApiVersions, 0, 4, "A version not known is answered with version 0 and the list."),
-    served_api(ApiKey::CreateTopics, 0, 7, "Any replication factor is accepted; a manual assignment is refused."),
+    served_api(ApiKey::CreateTopics, 0, 7, "Any replication factor is accepted; a manual assignment of known brokers is taken as a number of partitions."),
     served_api(ApiKey::DeleteTopics, 0, 6, "By name or by id."),
     served_api(ApiKey::DeleteRecords, 0, 2, "Moves the first offset; segments before it are deleted. Refused with POLICY_VIOLATION where `cleanup.policy` names `compact`."),
     served_api(ApiKey::InitProducerId, 0, 5, "Idempotent producers; a transactional id is refused."),
@@ -127,7 +127,7 @@ pub const SERVED: &[ServedApi] = &[
     served_api(ApiKey::DescribeConfigs, 1, 4, "Topics and this broker, with synonyms, types and documentation. A broker's settings are read-only."),
     served_api(ApiKey::AlterConfigs, 0, 2, "Topics; a broker's settings are set at its start."),
     served_api(ApiKey::DescribeLogDirs, 1, 4, "One directory, `object-store`, with the partitions that this broker leads."),
-    served_api(ApiKey::CreatePartitions, 0, 3, "A manual assignment is refused."),
+    served_api(ApiKey::CreatePartitions, 0, 3, "A manual assignment of known brokers is taken as a number of partitions."),
     served_api(ApiKey::DeleteGroups, 0, 2, "A group with members is refused with NON_EMPTY_GROUP."),
     served_api(ApiKey::IncrementalAlterConfigs, 0, 1, "Topics; a broker's settings are set at its start."),
     served_api(ApiKey::OffsetDelete, 0, 0, "Offsets of a topic that the group subscribes to are refused with GROUP_SUBSCRIBED_TO_TOPIC."),

@@ -4,6 +4,9 @@ use crate::keys::{counter_key, CountRecord};
 use crate::operation::{put, read, unchanged, OperationError};
 use crate::store::{Metastore, MetastoreError, Txn};
 
+/// The counter of producer ids.
+pub const PRODUCER_IDS: &str = "producer_ids";
+
 /// Attempts before giving up. Each failed one means that another caller got its numbers.
 const ATTEMPTS_MAX: usize = 256;
 

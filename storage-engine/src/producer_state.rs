@@ -196,6 +196,11 @@ impl ProducerState {
         self.forgotten = self.forgotten.max(forgotten.map(|(id, _)| id).max());
     }
 
+    /// Producers with ids up to this one may begin anywhere, as if they had been forgotten.
+    pub fn may_have_forgotten(&mut self, producer_id: i64) {
+        self.forgotten = self.forgotten.max(Some(producer_id));
+    }
+
     /// The last batch of each producer.
     pub fn latest(&self) -> impl Iterator<Item = ProducerChange> + '_ {
         self.producers.iter().filter_map(|(id, producer)| {

@@ -247,6 +247,13 @@ impl Group {
                 initial: None,
             },
         };
+        for (token, mut reply) in std::mem::take(&mut self.leaving) {
+            if let Some(error) = error {
+                reply.members.clear();
+                reply.error_code = error;
+            }
+            ctx.reply(token, GroupReply::Leave(reply));
+        }
     }
 
     /// The new generation is stored, or not: joins are answered.
@@ -481,10 +488,15 @@ impl Group {
             members,
             ..LeaveGroupResponse::default()
         };
-        ctx.reply(token, GroupReply::Leave(reply));
         if left_any {
             self.after_members_left(ctx);
         }
+        if left_any && self.members.is_empty() && self.state_writing {
+            // Whoever closes the last member may act on the group at once, and must find it empty.
+            self.leaving.push((token, reply));
+            return;
+        }
+        ctx.reply(token, GroupReply::Leave(reply));
     }
 
     fn leave_one(&mut self, ctx: &mut Ctx, who: &MemberIdentity) -> Result<(), ErrorCode> {

@@ -7,6 +7,7 @@ use super::record::{GroupState, MemberState, Record, StoredState};
 use crate::cluster::image::ClusterImage;
 use bytes::Bytes;
 use kafscale_codec::error_code::ErrorCode;
+use kafscale_codec::messages::LeaveGroupResponse;
 use kafscale_codec::types::TopicId;
 use kafscale_metastore::keys::OffsetRecord;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -151,6 +152,8 @@ pub(super) struct Group {
     /// Members of this generation that have not called SyncGroup.
     pub pending_sync: BTreeSet<String>,
     pub sync_deadline: Option<u64>,
+    /// The last members' LeaveGroup requests: answered once the empty state is stored.
+    pub leaving: Vec<(ReplyToken, LeaveGroupResponse)>,
     pub next_order: u64,
     /// A write is on its way that decides about the group's state: what would change it waits.
     pub state_writing: bool,
@@ -180,6 +183,7 @@ impl Group {
             protocol_type: None,
             pending_sync: BTreeSet::new(),
             sync_deadline: None,
+            leaving: Vec::new(),
             next_order: 0,
             state_writing: false,
             in_flight: 0,

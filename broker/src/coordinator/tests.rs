@@ -205,20 +205,24 @@ impl World {
     }
 
     pub fn leave(&mut self, members: &[(&str, Option<&str>)]) -> LeaveGroupResponse {
+        let token = self.ask_to_leave(members);
+        match self.replies.get(&token) {
+            Some(GroupReply::Leave(reply)) => reply.clone(),
+            other => panic!("not a leave's answer: {other:?}"),
+        }
+    }
+
+    pub fn ask_to_leave(&mut self, members: &[(&str, Option<&str>)]) -> ReplyToken {
         let identity = |(member_id, instance): &(&str, Option<&str>)| MemberIdentity {
             member_id: member_id.to_string(),
             group_instance_id: instance.map(str::to_string),
             reason: None,
         };
         let members = members.iter().map(identity).collect();
-        let token = self.ask(GroupRequest::Leave(Leave {
+        self.ask(GroupRequest::Leave(Leave {
             group_id: "g".into(),
             members,
-        }));
-        match self.replies.get(&token) {
-            Some(GroupReply::Leave(reply)) => reply.clone(),
-            other => panic!("not a leave's answer: {other:?}"),
-        }
+        }))
     }
 
     pub fn state(&mut self) -> String {

@@ -6,8 +6,8 @@ use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
 use kafscale_metastore::counters;
 
-/// Everything a client could be allowed to do, as KIP-430's bit set, while there is no authorizer.
-pub(super) const ALL_CLUSTER_OPERATIONS: i32 = 0b0001_1111_1011_0000;
+/// Everything that Kafka knows to be allowed or not in a cluster, as KIP-430's bit set, while there is no authorizer.
+pub(super) const ALL_CLUSTER_OPERATIONS: i32 = 0b0001_1111_1010_0000;
 
 pub(super) fn api_versions(context: Context, request: ApiVersionsRequest) -> Reply {
     let version = context.version();
@@ -51,10 +51,14 @@ fn versions(error_code: ErrorCode) -> ApiVersionsResponse {
 pub(super) fn describe_cluster(context: Context, request: DescribeClusterRequest) -> Reply {
     let image = context.node.image();
     if request.endpoint_type != 1 {
+        // 2 is the controllers' (KIP-919), which this endpoint is not; there are no others.
+        let error_code = match request.endpoint_type {
+            2 => ErrorCode::MISMATCHED_ENDPOINT_TYPE,
+            _ => ErrorCode::UNSUPPORTED_ENDPOINT_TYPE,
+        };
         return context.ready(DescribeClusterResponse {
-            error_code: ErrorCode::INVALID_REQUEST,
+            error_code,
             error_message: Some("there are no controller endpoints: ask for brokers".into()),
-            endpoint_type: request.endpoint_type,
             ..Default::default()
         });
     }
@@ -83,16 +87,28 @@ pub(super) fn describe_cluster(context: Context, request: DescribeClusterRequest
 }
 
 pub(super) fn init_producer_id(context: Context, request: InitProducerIdRequest) -> Reply {
+    // Id and epoch come together or not at all (KIP-360), and an empty transactional id is none.
+    let inconsistent = (request.producer_id == -1) != (request.producer_epoch == -1)
+        || request.producer_id < -1
+        || request.producer_epoch < -1;
+    if inconsistent || request.transactional_id.as_deref() == Some("") {
+        return context.ready(InitProducerIdResponse {
+            error_code: ErrorCode::INVALID_REQUEST,
+            producer_epoch: -1,
+            ..Default::default()
+        });
+    }
     if request.transactional_id.is_some() {
         // Transactions are a non-goal; this code is fatal to the producer, which says so at once.
         return context.ready(InitProducerIdResponse {
             error_code: ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+            producer_epoch: -1,
             ..Default::default()
         });
     }
     let node = context.node.clone();
     context.later(async move {
-        match counters::allocate(&*node.metastore, "producer_ids", 1).await {
+        match counters::allocate(&*node.metastore, counters::PRODUCER_IDS, 1).await {
             Ok(id) => InitProducerIdResponse {
                 producer_id: id as i64,
                 producer_epoch: 0,
@@ -102,6 +118,7 @@ pub(super) fn init_producer_id(context: Context, request: InitProducerIdRequest)
                 log::warn!("allocate a producer id: {error}");
                 InitProducerIdResponse {
                     error_code: ErrorCode::COORDINATOR_NOT_AVAILABLE,
+                    producer_epoch: -1,
                     ..Default::default()
                 }
             }

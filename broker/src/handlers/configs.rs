@@ -3,10 +3,10 @@
 
 use super::topics::settle;
 use super::{Context, Reply};
-use crate::broker_config::{BrokerConfig, ValueKind, BROKER_NAMES};
+use crate::broker_config::{BrokerConfig, ValueKind};
 use crate::cluster::image::TopicImage;
 use crate::node::Node;
-use crate::topic_config::{Kind, TopicConfig, TopicSetting, TOPIC_SETTINGS};
+use crate::topic_config::{Kind, TopicConfig, TopicSetting, BROKER_WIDE_NAMES, TOPIC_SETTINGS};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
 use kafscale_metastore::keys::TopicRecord;
@@ -88,7 +88,7 @@ fn describe_one(
             TOPIC_SETTINGS
                 .iter()
                 .filter(|setting| wanted(setting.name))
-                .map(|setting| describe_topic_setting(node, topic, setting))
+                .map(|setting| describe_topic_setting(node, &topic.record.configs, setting))
                 .collect()
         }
         resource::BROKER => {
@@ -151,31 +151,52 @@ fn unsupported(resource_type: i8) -> Refusal {
     )
 }
 
-fn describe_topic_setting(node: &Node, topic: &TopicImage, setting: &TopicSetting) -> DescribeConfigsResourceResult {
+/// What a topic with these settings is configured to, in the form of CreateTopics (KIP-525).
+pub(super) fn of_new_topic(node: &Node, configs: &BTreeMap<String, String>) -> Vec<CreatableTopicConfigs> {
+    let settings = TOPIC_SETTINGS.iter();
+    let described = settings.map(|setting| describe_topic_setting(node, configs, setting));
+    described
+        .map(|config| CreatableTopicConfigs {
+            name: config.name,
+            value: config.value,
+            read_only: config.read_only,
+            config_source: config.config_source,
+            is_sensitive: config.is_sensitive,
+        })
+        .collect()
+}
+
+fn describe_topic_setting(
+    node: &Node,
+    configs: &BTreeMap<String, String>,
+    setting: &TopicSetting,
+) -> DescribeConfigsResourceResult {
     let mut synonyms = Vec::new();
     let synonym = |name: &str, value: &str, source| DescribeConfigsSynonym {
         name: name.to_string(),
-        value: Some(value.to_string()),
+        value: Some(setting.written_back(value)),
         source,
     };
-    if let Some(value) = topic.record.configs.get(setting.name) {
+    if let Some(value) = configs.get(setting.name) {
         synonyms.push(synonym(setting.name, value, source::TOPIC));
     }
-    let broker_name = BROKER_NAMES
-        .iter()
-        .find(|(name, _)| *name == setting.name)
-        .map_or(setting.name, |(_, broker_name)| broker_name);
-    let broker_value = node.config.topic_defaults.get(setting.name);
-    if let Some(value) = broker_value.filter(|value| *value != setting.default) {
-        synonyms.push(synonym(broker_name, value, source::STATIC_BROKER));
+    let broker_name = BROKER_WIDE_NAMES.iter().find(|(name, _)| *name == setting.name);
+    if let Some((_, broker_name)) = broker_name {
+        let broker_value = node.config.topic_defaults.get(setting.name);
+        if let Some(value) = broker_value.filter(|value| *value != setting.default) {
+            synonyms.push(synonym(broker_name, value, source::STATIC_BROKER));
+        }
+        synonyms.push(synonym(broker_name, setting.default, source::DEFAULT));
     }
-    synonyms.push(synonym(broker_name, setting.default, source::DEFAULT));
-    let in_force = synonyms[0].clone();
+    let (value, config_source) = match synonyms.first() {
+        Some(in_force) => (in_force.value.clone(), in_force.source),
+        None => (Some(setting.default.to_string()), source::DEFAULT),
+    };
     DescribeConfigsResourceResult {
         name: setting.name.to_string(),
-        value: in_force.value,
+        value,
         read_only: false,
-        config_source: in_force.source,
+        config_source,
         is_sensitive: false,
         synonyms,
         config_type: type_code(topic_value_kind(setting.kind)),
@@ -187,8 +208,9 @@ fn topic_value_kind(kind: Kind) -> ValueKind {
     match kind {
         Kind::Number { max, .. } if max <= i64::from(i32::MAX) => ValueKind::Int,
         Kind::Number { .. } => ValueKind::Long,
-        Kind::Words { list: true, .. } => ValueKind::List,
-        Kind::Words { list: false, .. } | Kind::Text => ValueKind::Text,
+        Kind::GzipLevel => ValueKind::Int,
+        Kind::Words { list: true, .. } | Kind::Replicas => ValueKind::List,
+        Kind::Words { list: false, .. } => ValueKind::Text,
         Kind::Ratio => ValueKind::Double,
         Kind::Bool => ValueKind::Bool,
     }
@@ -278,11 +300,18 @@ async fn alter_all(
     validate_only: bool,
 ) -> Vec<AlterConfigsResourceResponse> {
     let mut responses = Vec::with_capacity(changes.len());
-    let mut seen = BTreeSet::new();
+    let mut named = BTreeMap::new();
+    for (resource_type, resource_name, _) in &changes {
+        *named.entry((*resource_type, resource_name.clone())).or_insert(0) += 1;
+    }
     for (resource_type, resource_name, change) in changes {
-        let outcome = match seen.insert((resource_type, resource_name.clone())) {
-            true => alter_one(node, resource_type, &resource_name, &change, validate_only).await,
-            false => Err((
+        // A resource that is named twice is answered once, and not changed.
+        let Some(times) = named.remove(&(resource_type, resource_name.clone())) else {
+            continue;
+        };
+        let outcome = match times {
+            1 => alter_one(node, resource_type, &resource_name, &change, validate_only).await,
+            _ => Err((
                 ErrorCode::INVALID_REQUEST,
                 "the request names the resource twice".to_string(),
             )),
@@ -312,6 +341,7 @@ async fn alter_one(
     match resource_type {
         resource::TOPIC => {}
         resource::BROKER => {
+            check_broker(node, name)?;
             let why = "the broker's settings are set at its start, by flags, KAFSCALE_* variables or a file";
             return Err((ErrorCode::INVALID_CONFIG, why.to_string()));
         }
@@ -396,7 +426,9 @@ fn step(
         operation::DELETE => drop(configs.remove(name)),
         operation::APPEND | operation::SUBTRACT => {
             let setting = TOPIC_SETTINGS.iter().find(|setting| setting.name == name);
-            let Some(setting) = setting.filter(|setting| matches!(setting.kind, Kind::Words { list: true, .. })) else {
+            let Some(setting) =
+                setting.filter(|setting| matches!(setting.kind, Kind::Words { list: true, .. } | Kind::Replicas))
+            else {
                 let why = format!("{name} is no list: nothing can be appended or subtracted");
                 return Err(Some((ErrorCode::INVALID_CONFIG, why)));
             };

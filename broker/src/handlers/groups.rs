@@ -9,7 +9,7 @@ use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
 
 /// Everything a client could be allowed to do with a group, as KIP-430's bit set, while there is no authorizer.
-pub(super) const ALL_GROUP_OPERATIONS: i32 = 0b0000_0001_0100_1000;
+pub(super) const ALL_GROUP_OPERATIONS: i32 = 0b0000_1101_0100_1000;
 
 /// First version in which a new member is told its id before it joins with it (KIP-394).
 const JOIN_WITH_KNOWN_ID: i16 = 4;

@@ -66,6 +66,7 @@ fn unknown_topic(name: &str) -> DescribeTopicPartitionsResponseTopic {
     DescribeTopicPartitionsResponseTopic {
         error_code,
         name: Some(name.to_string()),
+        topic_authorized_operations: ALL_TOPIC_OPERATIONS,
         ..DescribeTopicPartitionsResponseTopic::default()
     }
 }

@@ -7,11 +7,14 @@ use crate::node::{unknown_name, Node};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
 use kafscale_codec::types::TopicId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// Everything a client could be allowed to do with a topic, as KIP-430's bit set, while there is no authorizer.
 pub(super) const ALL_TOPIC_OPERATIONS: i32 = 0b0000_1101_1111_1000;
+
+/// The first version in which a topic that is not known by its id has no name.
+const NAMES_MAY_BE_NULL: i16 = 12;
 
 pub(super) fn handle(context: Context, request: MetadataRequest) -> Reply {
     let node = context.node.clone();
@@ -30,7 +33,7 @@ async fn create_missing(node: &Rc<Node>, request: &MetadataRequest) {
     }
     let mut created = Vec::new();
     for name in request.topics.iter().flatten().filter_map(|topic| topic.name.as_ref()) {
-        if node.image().topics.contains_key(name) {
+        if node.image().topics.contains_key(name) || super::topics::is_internal(name) {
             continue;
         }
         let wish = Wish {
@@ -62,7 +65,9 @@ fn respond(image: &ClusterImage, request: &MetadataRequest, version: i16) -> Met
     let mut topics: Vec<MetadataResponseTopic> = match &request.topics {
         // In version 0 an empty list asks for everything, later null does.
         Some(asked) if !(version == 0 && asked.is_empty()) => {
-            asked.iter().map(|topic| asked_topic(image, topic)).collect()
+            let mut seen = BTreeSet::new();
+            let once = asked.iter().filter(|topic| seen.insert((&topic.name, topic.topic_id)));
+            once.map(|topic| asked_topic(image, topic, version)).collect()
         }
         _ => image.topics.values().map(|topic| describe(image, topic)).collect(),
     };
@@ -85,7 +90,7 @@ fn respond(image: &ClusterImage, request: &MetadataRequest, version: i16) -> Met
     }
 }
 
-fn asked_topic(image: &ClusterImage, asked: &MetadataRequestTopic) -> MetadataResponseTopic {
+fn asked_topic(image: &ClusterImage, asked: &MetadataRequestTopic, version: i16) -> MetadataResponseTopic {
     let found = match &asked.name {
         Some(name) => image.topics.get(name),
         None => image.topic_by_id(asked.topic_id),
@@ -103,8 +108,10 @@ fn asked_topic(image: &ClusterImage, asked: &MetadataRequestTopic) -> MetadataRe
     } else {
         asked.topic_id
     };
-    // Before version 12 a name cannot be null.
-    let name = Some(asked.name.clone().unwrap_or_default());
+    let name = match version {
+        NAMES_MAY_BE_NULL.. => asked.name.clone(),
+        _ => Some(asked.name.clone().unwrap_or_default()),
+    };
     MetadataResponseTopic {
         error_code,
         name,

@@ -13,6 +13,7 @@ mod offsets;
 mod partitions;
 mod produce;
 mod topics;
+mod unserved;
 
 pub(crate) use fetch::SessionLimit;
 
@@ -21,7 +22,7 @@ use crate::connection::ConnectionError;
 use crate::mailbox::ShardRequest;
 use crate::node::{find_topic, route, Node, Route, TopicRef};
 use crate::runtime::Instant;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use fetch::ConnectionSession;
 use futures::channel::oneshot;
 use kafscale_codec::api::{served, ApiKey};
@@ -41,6 +42,7 @@ pub(crate) struct Client {
     /// Where it is, as Kafka writes it: `/127.0.0.1`.
     host: Rc<str>,
     fetch_session: Rc<ConnectionSession>,
+    offset_turns: offsets::Turns,
 }
 
 impl Client {
@@ -49,6 +51,7 @@ impl Client {
         Rc::new(Client {
             host,
             fetch_session: Rc::default(),
+            offset_turns: offsets::Turns::default(),
         })
     }
 }
@@ -107,13 +110,13 @@ pub(crate) async fn dispatch(
     let header = decode_request_header(&mut reader)?;
     let version = header.api_version;
     let Some(api) = ApiKey::from_key(header.api_key).and_then(served) else {
-        return Ok(refuse(&header));
+        return Ok(unserved::refuse(&header));
     };
     if version < api.min || version > api.max {
         if api.key == ApiKey::ApiVersions {
             return Ok(cluster::unsupported_api_versions(&header));
         }
-        return Ok(refuse(&header));
+        return Ok(unserved::refuse(&header));
     }
     if node.config.trace_requests {
         let client_id = header.client_id.as_deref().unwrap_or("");
@@ -164,7 +167,7 @@ pub(crate) async fn dispatch(
         ApiKey::ListTransactions => inspection::list_transactions(context, Message::decode(body, version)?),
         ApiKey::DescribeClientQuotas => inspection::describe_client_quotas(context, Message::decode(body, version)?),
         // The table lists an API only together with its handler; a test walks the table.
-        _ => refuse(&context.header),
+        _ => unserved::refuse(&context.header),
     })
 }
 
@@ -188,15 +191,4 @@ pub(crate) async fn ask_owner<T>(
     node.send(shard, request(key, reply)).await;
     // A shard that has stopped drops the request.
     answer.await.map_err(|_| ErrorCode::NOT_LEADER_OR_FOLLOWER)
-}
-
-/// The answer to an API or a version that is not served: its response cannot be encoded, so the error code comes first,
-/// where most responses have it.
-fn refuse(header: &RequestHeader) -> Reply {
-    let mut answer = BytesMut::new();
-    answer.put_i32(6);
-    answer.put_i32(header.correlation_id);
-    answer.put_i16(ErrorCode::UNSUPPORTED_VERSION.0);
-    log::debug!("API {} version {} is not served", header.api_key, header.api_version);
-    Box::pin(async move { Ok(Some(vec![answer.freeze()])) })
 }

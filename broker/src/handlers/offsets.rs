@@ -3,11 +3,15 @@
 use super::groups::mismatch;
 use super::{Context, Reply};
 use crate::cluster::image::ClusterImage;
+use crate::coordinator::service::PendingReply;
 use crate::coordinator::{Commit, CommitOffset, DeleteOffsets, FetchOffsets, GroupReply, GroupRequest};
+use crate::node::Node;
+use futures::channel::oneshot;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
 use kafscale_codec::types::TopicId;
 use kafscale_metastore::keys::{topic_key, OffsetRecord};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,11 +34,7 @@ const IMAGE_LAG_MAX: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// One that makes clients ask again.
-async fn image_with<'a>(
-    context: &Context,
-    names: impl Iterator<Item = &'a str>,
-) -> Result<Arc<ClusterImage>, ErrorCode> {
-    let node = &context.node;
+async fn image_with<'a>(node: &Node, names: impl Iterator<Item = &'a str>) -> Result<Arc<ClusterImage>, ErrorCode> {
     let mut image = node.image();
     if !image.complete {
         return Err(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS);
@@ -65,12 +65,89 @@ async fn image_with<'a>(
     Ok(image)
 }
 
+/// The same, if this shard knows all of the topics: then the metastore has not to be asked.
+fn image_at_hand<'a>(node: &Node, mut names: impl Iterator<Item = &'a str>) -> Option<Arc<ClusterImage>> {
+    let image = node.image();
+    let complete = image.complete && names.all(|name| image.topics.contains_key(name));
+    complete.then_some(image)
+}
+
+/// Whose turn it is among the requests of one connection that are about offsets. A request that has to ask the metastore
+/// first leaves the stage that decides the order, so that nothing behind it on its connection waits for the metastore;
+/// later requests about offsets still take effect after it.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    last: RefCell<Option<oneshot::Receiver<()>>>,
+}
+
+/// A place in the order. Its end lets the next request go on.
+struct Turn {
+    before: Option<oneshot::Receiver<()>>,
+    _done: oneshot::Sender<()>,
+}
+
+impl Turns {
+    fn enter(&self) -> Turn {
+        let (done, next) = oneshot::channel();
+        Turn {
+            before: self.last.borrow_mut().replace(next),
+            _done: done,
+        }
+    }
+}
+
+impl Turn {
+    /// Whether nothing is left to wait for.
+    fn has_come(&mut self) -> bool {
+        // Nothing is ever sent: an error means that the request before is done.
+        self.before.as_mut().is_none_or(|before| before.try_recv().is_err())
+    }
+
+    async fn comes(&mut self) {
+        if let Some(before) = self.before.take() {
+            let _ = before.await;
+        }
+    }
+}
+
+/// A commit that the coordinator has: its answer so far, and where each result goes.
+struct Committing {
+    pending: PendingReply,
+    places: Vec<(usize, usize)>,
+    response: OffsetCommitResponse,
+}
+
 pub(super) async fn commit(context: Context, request: OffsetCommitRequest) -> Reply {
-    let names = request.topics.iter().map(|topic| topic.name.as_str());
-    let image = match image_with(&context, names).await {
-        Ok(image) => image,
-        Err(error) => return context.ready(refused_commit(request, error)),
+    let knows_epochs = context.version() >= COMMIT_WITH_EPOCH;
+    let mut turn = context.client.offset_turns.enter();
+    let names = |request: &OffsetCommitRequest| -> Vec<String> {
+        request.topics.iter().map(|topic| topic.name.clone()).collect()
     };
+    let names = names(&request);
+    let at_hand = image_at_hand(&context.node, names.iter().map(String::as_str));
+    if let Some(image) = at_hand.filter(|_| turn.has_come()) {
+        let committing = submit_commit(&context.node, &image, request, knows_epochs).await;
+        return context.later(committing.finish());
+    }
+    let node = context.node.clone();
+    context.later(async move {
+        turn.comes().await;
+        let image = match image_with(&node, names.iter().map(String::as_str)).await {
+            Ok(image) => image,
+            Err(error) => return refused_commit(request, error),
+        };
+        let committing = submit_commit(&node, &image, request, knows_epochs).await;
+        drop(turn);
+        committing.finish().await
+    })
+}
+
+async fn submit_commit(
+    node: &Node,
+    image: &ClusterImage,
+    request: OffsetCommitRequest,
+    knows_epochs: bool,
+) -> Committing {
     let mut offsets = Vec::new();
     let mut places = Vec::new();
     let mut response = OffsetCommitResponse::default();
@@ -105,12 +182,25 @@ pub(super) async fn commit(context: Context, request: OffsetCommitRequest) -> Re
         generation_id: request.generation_id_or_member_epoch,
         member_id: request.member_id,
         group_instance_id: request.group_instance_id,
-        knows_epochs: context.version() >= COMMIT_WITH_EPOCH,
+        knows_epochs,
         retention_time_ms: request.retention_time_ms,
         offsets,
     });
-    let pending = context.node.coordinator.submit(commit).await;
-    context.later(async move {
+    let pending = node.coordinator.submit(commit).await;
+    Committing {
+        pending,
+        places,
+        response,
+    }
+}
+
+impl Committing {
+    async fn finish(self) -> OffsetCommitResponse {
+        let Committing {
+            pending,
+            places,
+            mut response,
+        } = self;
         let codes = match pending.reply().await {
             GroupReply::Commit(codes) => codes,
             other => mismatch(&other),
@@ -120,7 +210,7 @@ pub(super) async fn commit(context: Context, request: OffsetCommitRequest) -> Re
             response.topics[topic].partitions[partition].error_code = code;
         }
         response
-    })
+    }
 }
 
 pub(super) async fn fetch(context: Context, request: OffsetFetchRequest) -> Reply {
@@ -136,42 +226,67 @@ pub(super) async fn fetch(context: Context, request: OffsetFetchRequest) -> Repl
         }]
     };
     let topics = groups.iter().flat_map(|group| group.topics.iter().flatten());
-    let image = image_with(&context, topics.map(|topic| topic.name.as_str())).await;
-    let image = match image {
-        Ok(image) => image,
-        Err(error) => {
-            let none = Arc::default();
-            let refused = groups
-                .into_iter()
-                .map(|group| answer(&none, group, error, Vec::new(), &[]));
-            return context.ready(fetched(version, refused.collect()));
-        }
-    };
+    let names: Vec<String> = topics.map(|topic| topic.name.clone()).collect();
+    let mut turn = context.client.offset_turns.enter();
+    let at_hand = image_at_hand(&context.node, names.iter().map(String::as_str));
+    if let Some(image) = at_hand.filter(|_| turn.has_come()) {
+        let pending = submit_fetch(&context.node, &image, groups).await;
+        return context.later(async move { fetched(version, fetch_replies(&image, pending).await) });
+    }
+    let node = context.node.clone();
+    context.later(async move {
+        turn.comes().await;
+        let image = match image_with(&node, names.iter().map(String::as_str)).await {
+            Ok(image) => image,
+            Err(error) => {
+                let none = Arc::default();
+                let refused = groups
+                    .into_iter()
+                    .map(|group| answer(&none, group, error, Vec::new(), &[]));
+                return fetched(version, refused.collect());
+            }
+        };
+        let pending = submit_fetch(&node, &image, groups).await;
+        drop(turn);
+        fetched(version, fetch_replies(&image, pending).await)
+    })
+}
+
+async fn submit_fetch(
+    node: &Node,
+    image: &ClusterImage,
+    groups: Vec<OffsetFetchRequestGroup>,
+) -> Vec<(OffsetFetchRequestGroup, PendingReply)> {
     let mut pending = Vec::with_capacity(groups.len());
     for group in groups {
-        let partitions = group.topics.as_ref().map(|topics| known_partitions(&image, topics));
+        let partitions = group.topics.as_ref().map(|topics| known_partitions(image, topics));
         let fetch = GroupRequest::FetchOffsets(FetchOffsets {
             group_id: group.group_id.clone(),
             member_id: group.member_id.clone(),
             member_epoch: group.member_epoch,
             partitions,
         });
-        pending.push((group, context.node.coordinator.submit(fetch).await));
+        pending.push((group, node.coordinator.submit(fetch).await));
     }
-    context.later(async move {
-        let mut groups = Vec::with_capacity(pending.len());
-        for (group, pending) in pending {
-            groups.push(match pending.reply().await {
-                GroupReply::Offsets {
-                    error,
-                    offsets,
-                    unreadable,
-                } => answer(&image, group, error, offsets, &unreadable),
-                other => mismatch(&other),
-            });
-        }
-        fetched(version, groups)
-    })
+    pending
+}
+
+async fn fetch_replies(
+    image: &Arc<ClusterImage>,
+    pending: Vec<(OffsetFetchRequestGroup, PendingReply)>,
+) -> Vec<OffsetFetchResponseGroup> {
+    let mut groups = Vec::with_capacity(pending.len());
+    for (group, pending) in pending {
+        groups.push(match pending.reply().await {
+            GroupReply::Offsets {
+                error,
+                offsets,
+                unreadable,
+            } => answer(image, group, error, offsets, &unreadable),
+            other => mismatch(&other),
+        });
+    }
+    groups
 }
 
 /// The answer in the form of its version.
@@ -218,14 +333,23 @@ pub(super) async fn delete(context: Context, request: OffsetDeleteRequest) -> Re
             ..Default::default()
         });
     }
+    let mut turn = context.client.offset_turns.enter();
+    let node = context.node.clone();
+    context.later(async move {
+        turn.comes().await;
+        delete_offsets(&node, request, turn).await
+    })
+}
+
+async fn delete_offsets(node: &Node, request: OffsetDeleteRequest, turn: Turn) -> OffsetDeleteResponse {
     let names = request.topics.iter().map(|topic| topic.name.as_str());
-    let image = match image_with(&context, names).await {
+    let image = match image_with(node, names).await {
         Ok(image) => image,
         Err(error_code) => {
-            return context.ready(OffsetDeleteResponse {
+            return OffsetDeleteResponse {
                 error_code,
                 ..Default::default()
-            })
+            }
         }
     };
     let mut wanted = Vec::new();
@@ -253,24 +377,23 @@ pub(super) async fn delete(context: Context, request: OffsetDeleteRequest) -> Re
         group_id: request.group_id,
         partitions: wanted,
     });
-    let pending = context.node.coordinator.submit(delete).await;
-    context.later(async move {
-        let (error, codes) = match pending.reply().await {
-            GroupReply::DeleteOffsets { error, partitions } => (error, partitions),
-            other => mismatch(&other),
+    let pending = node.coordinator.submit(delete).await;
+    drop(turn);
+    let (error, codes) = match pending.reply().await {
+        GroupReply::DeleteOffsets { error, partitions } => (error, partitions),
+        other => mismatch(&other),
+    };
+    if error != ErrorCode::NONE {
+        return OffsetDeleteResponse {
+            error_code: error,
+            ..Default::default()
         };
-        if error != ErrorCode::NONE {
-            return OffsetDeleteResponse {
-                error_code: error,
-                ..Default::default()
-            };
-        }
-        assert_eq!(codes.len(), places.len(), "one code for each offset");
-        for ((topic, partition), code) in places.into_iter().zip(codes) {
-            response.topics[topic].partitions[partition].error_code = code;
-        }
-        response
-    })
+    }
+    assert_eq!(codes.len(), places.len(), "one code for each offset");
+    for ((topic, partition), code) in places.into_iter().zip(codes) {
+        response.topics[topic].partitions[partition].error_code = code;
+    }
+    response
 }
 
 /// The partitions that the coordinator may know something of.

@@ -1,14 +1,17 @@
 //! What is done to partitions: CreatePartitions 0–3, DeleteRecords 0–2, OffsetForLeaderEpoch 2–4.
 
-use super::topics::{check_admin, wait_for_leaders, PARTITIONS_MAX};
+use super::list_offsets::LOOK_UPS_MAX;
+use super::topics::{check_admin, check_replicas, wait_for_leaders, PARTITIONS_MAX};
 use super::{ask_owner, Context, Reply};
 use crate::mailbox::{DeleteRecordsRequest as ShardDelete, EpochEndRequest, ShardRequest};
 use crate::node::Node;
+use futures::stream::{self, StreamExt};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
 use kafscale_metastore::keys::TopicRecord;
 use kafscale_metastore::operation::OperationError;
 use kafscale_metastore::topics::{load_topic, update_topic};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -25,9 +28,16 @@ pub(super) fn create(context: Context, request: CreatePartitionsRequest) -> Repl
     context.later(async move {
         let mut results = Vec::with_capacity(request.topics.len());
         let mut grown = Vec::new();
+        let mut named = BTreeMap::new();
         for topic in &request.topics {
-            let twice = request.topics.iter().filter(|other| other.name == topic.name).count() > 1;
-            let outcome = match twice {
+            *named.entry(topic.name.as_str()).or_insert(0) += 1;
+        }
+        for topic in &request.topics {
+            // A topic that is named twice is answered once.
+            let Some(times) = named.remove(topic.name.as_str()) else {
+                continue;
+            };
+            let outcome = match times > 1 {
                 true => Err((
                     ErrorCode::INVALID_REQUEST,
                     "the request names the topic twice".to_string(),
@@ -66,10 +76,6 @@ async fn grow(node: &Rc<Node>, wanted: &CreatePartitionsTopic, validate_only: bo
     let topic = load_topic(&*node.metastore, name).await.map_err(failed)?;
     let topic = topic.ok_or_else(|| (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, format!("no topic {name}")))?;
     let now = topic.value.partitions as i32;
-    if wanted.assignments.is_some() {
-        let why = "partitions are placed by the cluster: give a number of partitions instead of an assignment";
-        return Err((ErrorCode::INVALID_REPLICA_ASSIGNMENT, why.to_string()));
-    }
     if wanted.count == now {
         let why = format!("Topic already has {now} partition(s).");
         return Err((ErrorCode::INVALID_PARTITIONS, why));
@@ -80,6 +86,21 @@ async fn grow(node: &Rc<Node>, wanted: &CreatePartitionsTopic, validate_only: bo
             wanted.count
         );
         return Err((ErrorCode::INVALID_PARTITIONS, why));
+    }
+    if let Some(assigned) = &wanted.assignments {
+        // The cluster places partitions itself: what Kafka would accept is taken as their number.
+        if assigned.len() as i32 != wanted.count - now {
+            let why = format!(
+                "{} partition(s) are added, but {} are assigned.",
+                wanted.count - now,
+                assigned.len()
+            );
+            return Err((ErrorCode::INVALID_REPLICA_ASSIGNMENT, why));
+        }
+        let image = node.image();
+        for partition in assigned {
+            check_replicas(&image, &partition.broker_ids)?;
+        }
     }
     if validate_only {
         return Ok(());
@@ -159,41 +180,44 @@ async fn delete_one(
 pub(super) fn offset_for_leader_epoch(context: Context, request: OffsetForLeaderEpochRequest) -> Reply {
     let node = context.node.clone();
     context.later(async move {
-        let mut topics = Vec::with_capacity(request.topics.len());
-        for topic in request.topics {
-            let mut partitions = Vec::with_capacity(topic.partitions.len());
-            for wanted in &topic.partitions {
-                let (current_leader_epoch, leader_epoch) = (wanted.current_leader_epoch, wanted.leader_epoch);
-                let end = ask_owner(&node, &topic.topic, wanted.partition, |key, reply| {
-                    ShardRequest::EpochEnd(EpochEndRequest {
-                        key,
-                        current_leader_epoch,
-                        leader_epoch,
-                        reply,
-                    })
-                })
-                .await;
-                let mut answer = EpochEndOffset {
-                    partition: wanted.partition,
-                    ..EpochEndOffset::default()
-                };
-                match end {
-                    Ok(end) => {
-                        (answer.error_code, answer.leader_epoch, answer.end_offset) =
-                            (end.error, end.leader_epoch, end.end_offset);
-                    }
-                    Err(error) => answer.error_code = error,
-                }
-                partitions.push(answer);
-            }
-            topics.push(OffsetForLeaderTopicResult {
-                topic: topic.topic,
-                partitions,
-            });
-        }
+        let wanted = request.topics.iter().flat_map(|topic| {
+            let name = topic.topic.as_str();
+            topic.partitions.iter().map(move |partition| (name, partition))
+        });
+        let look_ups = wanted.map(|(topic, partition)| epoch_end(&node, topic, partition));
+        let answers: Vec<_> = stream::iter(look_ups).buffered(LOOK_UPS_MAX).collect().await;
+        let mut answers = answers.into_iter();
+        let topics = request.topics.iter().map(|topic| OffsetForLeaderTopicResult {
+            topic: topic.topic.clone(),
+            partitions: answers.by_ref().take(topic.partitions.len()).collect(),
+        });
         OffsetForLeaderEpochResponse {
             throttle_time_ms: 0,
-            topics,
+            topics: topics.collect(),
         }
     })
+}
+
+async fn epoch_end(node: &Rc<Node>, topic: &str, wanted: &OffsetForLeaderPartition) -> EpochEndOffset {
+    let (current_leader_epoch, leader_epoch) = (wanted.current_leader_epoch, wanted.leader_epoch);
+    let end = ask_owner(node, topic, wanted.partition, |key, reply| {
+        ShardRequest::EpochEnd(EpochEndRequest {
+            key,
+            current_leader_epoch,
+            leader_epoch,
+            reply,
+        })
+    })
+    .await;
+    let mut answer = EpochEndOffset {
+        partition: wanted.partition,
+        ..EpochEndOffset::default()
+    };
+    match end {
+        Ok(end) => {
+            (answer.error_code, answer.leader_epoch, answer.end_offset) = (end.error, end.leader_epoch, end.end_offset)
+        }
+        Err(error) => answer.error_code = error,
+    }
+    answer
 }

@@ -1,12 +1,15 @@
 //! Produce 0–13. Versions 0–2 carry message sets; from 3 on exactly one v2 batch per partition; 13 names topics by id.
+//!
+//! `timeout_ms` has no effect: in Kafka it bounds the wait for followers, and there are none. A request that it cut off
+//! would be stored all the same, and sent again by the client.
 
-use super::topics::check_name;
+use super::topics::{check_name, is_internal};
 use super::{Context, Reply};
+use crate::connection::ConnectionError;
 use crate::mailbox::{ProduceRequest as ShardProduce, ProduceResult, ShardRequest};
 use crate::node::{find_topic, route, Node, Route, TopicRef};
 use bytes::Bytes;
 use futures::channel::oneshot;
-use futures::future::{select, Either};
 use kafscale_codec::compression::{Compression, CompressionError};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::legacy;
@@ -14,10 +17,6 @@ use kafscale_codec::messages::*;
 use kafscale_codec::record_batch::{BatchError, BatchHeader};
 use kafscale_storage_engine::partition_log::PartitionKey;
 use std::collections::BTreeMap;
-use std::time::Duration;
-
-/// A client that names no sensible timeout waits this long.
-const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 /// Where messages of every magic say theirs.
 const MAGIC_AT: usize = 16;
@@ -35,7 +34,6 @@ struct ForShard {
 pub(super) async fn handle(context: Context, request: ProduceRequest) -> Reply {
     let version = context.version();
     let acks = request.acks;
-    let timeout = Duration::from_millis(request.timeout_ms.max(0) as u64).max(TIMEOUT_MIN);
     let (mut response, shards) = place(&context.node, request, version);
     let mut answers = Vec::with_capacity(shards.len());
     for (shard, wanted) in shards {
@@ -47,41 +45,35 @@ pub(super) async fn handle(context: Context, request: ProduceRequest) -> Reply {
         context.node.send(shard, ShardRequest::Produce(request)).await;
         answers.push((answer, wanted.slots));
     }
-    if acks == 0 {
-        // Nobody waits for an answer, but what is under way still counts against the budget.
-        let permit = context.permit;
-        return Box::pin(async move {
-            for (answer, _) in answers {
-                let _ = answer.await;
-            }
-            drop(permit);
-            Ok(None)
-        });
-    }
-    let node = context.node.clone();
-    context.later(async move {
-        let mut timer = node.runtime.sleep(timeout);
-        let mut timed_out = false;
+    let results = async move {
         for (answer, slots) in answers {
-            let results = if timed_out {
-                None
-            } else {
-                match select(answer, &mut timer).await {
-                    Either::Left((results, _)) => results.ok(),
-                    Either::Right(_) => {
-                        timed_out = true;
-                        None
-                    }
-                }
-            };
             // A shard that stopped before it answered leaves the outcome open, as a time-out does.
-            let unknown = || vec![ProduceResult::error(ErrorCode::REQUEST_TIMED_OUT); slots.len()];
-            for (slot, result) in slots.iter().zip(results.unwrap_or_else(unknown)) {
+            let unknown = |_| vec![ProduceResult::error(ErrorCode::REQUEST_TIMED_OUT); slots.len()];
+            for (slot, result) in slots.iter().zip(answer.await.unwrap_or_else(unknown)) {
                 fill(&mut response.responses[slot.0].partition_responses[slot.1], result);
             }
         }
         response
-    })
+    };
+    if acks == 0 {
+        // No answer is sent, but the request counts against the budget until it is done.
+        let permit = context.permit;
+        return Box::pin(async move {
+            let failed = first_error(&results.await);
+            drop(permit);
+            // As in Kafka, the end of the connection is the only way to report an error: the client then refreshes its
+            // metadata.
+            failed.map_or(Ok(None), |error| Err(ConnectionError::Unanswered(error)))
+        });
+    }
+    context.later(results)
+}
+
+/// The error of a partition whose batch was not stored.
+fn first_error(response: &ProduceResponse) -> Option<ErrorCode> {
+    let partitions = response.responses.iter().flat_map(|topic| &topic.partition_responses);
+    let mut errors = partitions.map(|partition| partition.error_code);
+    errors.find(|error| !matches!(*error, ErrorCode::NONE | ErrorCode::DUPLICATE_SEQUENCE_NUMBER))
 }
 
 /// Finds each partition's shard; what cannot be sent anywhere is answered in the response right away.
@@ -103,6 +95,8 @@ fn place(node: &Node, request: ProduceRequest, version: i16) -> (ProduceResponse
         // A name that no topic can have will not come to exist: the client is told not to try again.
         let topic = match (find_topic(&image, named), named) {
             (Err(_), TopicRef::Name(name)) if check_name(name).is_err() => Err(ErrorCode::INVALID_TOPIC_EXCEPTION),
+            (_, TopicRef::Name(name)) if is_internal(name) => Err(ErrorCode::INVALID_TOPIC_EXCEPTION),
+            (Ok(topic), _) if is_internal(&topic.name) => Err(ErrorCode::INVALID_TOPIC_EXCEPTION),
             (found, _) => found,
         };
         let mut partition_responses = Vec::with_capacity(data.partition_data.len());

@@ -10,7 +10,7 @@ use kafscale_codec::types::TopicId;
 use kafscale_metastore::keys::TopicRecord;
 use kafscale_metastore::operation::OperationError;
 use kafscale_metastore::topics::{self, NewTopic};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -33,6 +33,16 @@ pub(super) struct Wish {
     pub partitions: i32,
     pub configs: BTreeMap<String, String>,
     pub validate_only: bool,
+}
+
+/// Kafka's own topics. There are none of them here: tools that look for them must find that out, and nothing that a
+/// client writes there would have any effect.
+const INTERNAL: &[&str] = &["__consumer_offsets", "__transaction_state", "__share_group_state"];
+
+/// Whether Kafka keeps this topic for itself: such topics are not created unless somebody asks for exactly that, and no
+/// records are taken for them.
+pub(super) fn is_internal(name: &str) -> bool {
+    INTERNAL.contains(&name)
 }
 
 /// Whether a topic may have this name; the text says why not.
@@ -58,9 +68,16 @@ pub(super) fn create(context: Context, request: CreateTopicsRequest) -> Reply {
     context.later(async move {
         let mut response = CreateTopicsResponse::default();
         let mut created = Vec::new();
+        let mut named = BTreeMap::new();
         for topic in &request.topics {
-            let twice = request.topics.iter().filter(|other| other.name == topic.name).count() > 1;
-            let outcome = match twice {
+            *named.entry(topic.name.as_str()).or_insert(0) += 1;
+        }
+        for topic in &request.topics {
+            // A topic that is named twice is answered once.
+            let Some(times) = named.remove(topic.name.as_str()) else {
+                continue;
+            };
+            let outcome = match times > 1 {
                 true => Err((
                     ErrorCode::INVALID_REQUEST,
                     "the request names the topic twice".to_string(),
@@ -70,7 +87,7 @@ pub(super) fn create(context: Context, request: CreateTopicsRequest) -> Reply {
             if outcome.is_ok() && !request.validate_only {
                 created.push(topic.name.clone());
             }
-            response.topics.push(create_result(&topic.name, outcome));
+            response.topics.push(create_result(&node, &topic.name, outcome));
         }
         wait_for_leaders(&node, &created).await;
         response
@@ -79,9 +96,13 @@ pub(super) fn create(context: Context, request: CreateTopicsRequest) -> Reply {
 
 async fn create_asked(node: &Rc<Node>, topic: &CreatableTopic, validate_only: bool) -> Result<TopicRecord, Refusal> {
     check_admin(node)?;
+    let mut partitions = topic.num_partitions;
     if !topic.assignments.is_empty() {
-        let why = "partitions are placed by the cluster: give a number of partitions instead of an assignment";
-        return Err((ErrorCode::INVALID_REPLICA_ASSIGNMENT, why.into()));
+        if topic.num_partitions != -1 || topic.replication_factor != -1 {
+            let why = "Both an assignment and a number of partitions or replicas are given: give one of them.";
+            return Err((ErrorCode::INVALID_REQUEST, why.into()));
+        }
+        partitions = count_of_assignment(&node.image(), &topic.assignments)?;
     }
     if topic.replication_factor == 0 || topic.replication_factor < -1 {
         return Err((
@@ -101,11 +122,59 @@ async fn create_asked(node: &Rc<Node>, topic: &CreatableTopic, validate_only: bo
     }
     let wish = Wish {
         name: topic.name.clone(),
-        partitions: topic.num_partitions,
+        partitions,
         configs,
         validate_only,
     };
     create_one(node, wish).await
+}
+
+/// How many partitions a manual assignment describes. The cluster places partitions itself, so an assignment that Kafka
+/// would accept is taken as their number.
+fn count_of_assignment(image: &ClusterImage, assigned: &[CreatableReplicaAssignment]) -> Result<i32, Refusal> {
+    let invalid = |why: String| (ErrorCode::INVALID_REPLICA_ASSIGNMENT, why);
+    let mut indexes = BTreeSet::new();
+    for partition in assigned {
+        if !indexes.insert(partition.partition_index) {
+            let why = format!(
+                "Found multiple assignments for partition {}.",
+                partition.partition_index
+            );
+            return Err(invalid(why));
+        }
+        check_replicas(image, &partition.broker_ids)?;
+    }
+    if indexes.iter().copied().ne(0..assigned.len() as i32) {
+        let why = "Partitions must be a consecutive 0-based integer sequence.".to_string();
+        return Err(invalid(why));
+    }
+    let replicas = |partition: &CreatableReplicaAssignment| partition.broker_ids.len();
+    if assigned.iter().any(|other| replicas(other) != replicas(&assigned[0])) {
+        let why = "All partitions must have the same number of replicas.".to_string();
+        return Err(invalid(why));
+    }
+    Ok(assigned.len() as i32)
+}
+
+/// Whether these are distinct brokers of the cluster.
+pub(super) fn check_replicas(image: &ClusterImage, replicas: &[i32]) -> Result<(), Refusal> {
+    let invalid = |why: String| Err((ErrorCode::INVALID_REPLICA_ASSIGNMENT, why));
+    if replicas.is_empty() {
+        return invalid("The manual partition assignment includes an empty replica list.".to_string());
+    }
+    for (at, id) in replicas.iter().enumerate() {
+        if replicas[..at].contains(id) {
+            return invalid(format!(
+                "The manual partition assignment includes broker {id} more than once."
+            ));
+        }
+        if !image.nodes().any(|node| node.node_id == *id) {
+            return invalid(format!(
+                "The manual partition assignment includes broker {id}, but no such broker is registered."
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Creates a topic, or says what it would be.
@@ -224,14 +293,14 @@ pub(super) async fn wait_for_leaders(node: &Rc<Node>, names: &[String]) {
     .await;
 }
 
-fn create_result(name: &str, outcome: Result<TopicRecord, Refusal>) -> CreatableTopicResult {
+fn create_result(node: &Node, name: &str, outcome: Result<TopicRecord, Refusal>) -> CreatableTopicResult {
     match outcome {
         Ok(record) => CreatableTopicResult {
             name: name.to_string(),
             topic_id: record.topic_id,
             num_partitions: record.partitions as i32,
             replication_factor: 1,
-            configs: Some(Vec::new()),
+            configs: Some(super::configs::of_new_topic(node, &record.configs)),
             ..Default::default()
         },
         Err((error_code, message)) => CreatableTopicResult {
@@ -259,8 +328,25 @@ pub(super) fn delete(context: Context, request: DeleteTopicsRequest) -> Reply {
         };
         let mut response = DeleteTopicsResponse::default();
         let mut deleted = Vec::new();
+        let mut seen: BTreeSet<(Option<String>, TopicId)> = BTreeSet::new();
+        let key = |topic: &DeleteTopicState| (topic.name.clone(), topic.topic_id);
+        let twice: BTreeSet<_> = asked
+            .iter()
+            .map(key)
+            .filter(|topic| !seen.insert(topic.clone()))
+            .collect();
         for topic in asked {
-            let outcome = delete_one(&node, &topic).await;
+            // A topic that is named twice is answered once, and not deleted.
+            if !seen.remove(&key(&topic)) {
+                continue;
+            }
+            let outcome = match twice.contains(&key(&topic)) {
+                true => Err((
+                    ErrorCode::INVALID_REQUEST,
+                    "the request names the topic twice".to_string(),
+                )),
+                false => delete_one(&node, &topic).await,
+            };
             let mut result = DeletableTopicResult {
                 name: topic.name,
                 topic_id: topic.topic_id,
@@ -295,6 +381,9 @@ async fn delete_one(node: &Rc<Node>, asked: &DeleteTopicState) -> Result<(String
             return Err((ErrorCode::INVALID_REQUEST, "give a name or an id, not both".into()));
         }
         Some(name) => name.clone(),
+        None if asked.topic_id.is_zero() => {
+            return Err((ErrorCode::INVALID_REQUEST, "give a name or an id".into()));
+        }
         None => match node.image().topic_by_id(asked.topic_id) {
             Some(topic) => topic.name.clone(),
             None => {

@@ -257,6 +257,9 @@ pub const TABLE: &[Spec] = &[
         "Largest request; a larger one closes the connection before anything is allocated for it."),
     spec("max_connections", "KAFSCALE_MAX_CONNECTIONS", number(1, 1_000_000, ""), Some("10000"),
         "Connections of Kafka clients at once; more are closed at once."),
+    spec("connections_max_idle_ms", "KAFSCALE_CONNECTIONS_MAX_IDLE_MS", number(1000, i32::MAX as i64, "ms"), Some("600000"),
+        "A connection on which nothing was received or sent for this long is closed, unless a request is being worked \
+         on; so is one whose client does not take its answers. Kafka's `connections.max.idle.ms`."),
     spec("max_requests_in_flight", "KAFSCALE_MAX_REQUESTS_IN_FLIGHT", number(1, 1024, ""), Some("32"),
         "Requests of one connection under way at once; beyond that its socket is not read."),
 

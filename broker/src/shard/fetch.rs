@@ -85,10 +85,10 @@ impl Shard {
     }
 
     /// Reads partitions in order until about `max_bytes` are found. The first that has anything gives at least one
-    /// batch, however large.
+    /// batch, however large, even if no bytes are wanted (KIP-74).
     pub async fn fetch(&self, partitions: &[FetchPartition], max_bytes: usize) -> Vec<FetchResult> {
         let mut results = Vec::with_capacity(partitions.len());
-        let mut left = max_bytes;
+        let mut left = max_bytes.max(1);
         for partition in partitions {
             let result = self.fetch_partition(partition, left).await;
             left = left.saturating_sub(result.len());
@@ -98,7 +98,7 @@ impl Shard {
     }
 
     fn fetch_from_memory(&self, partitions: &[FetchPartition], max_bytes: usize) -> Option<Vec<FetchResult>> {
-        let mut left = max_bytes;
+        let mut left = max_bytes.max(1);
         let mut results = Vec::with_capacity(partitions.len());
         for partition in partitions {
             let Look::Done(result) = self.look(partition, partition.offset, left) else {
@@ -111,7 +111,7 @@ impl Shard {
     }
 
     async fn fetch_partition(&self, wanted: &FetchPartition, limit: usize) -> FetchResult {
-        let limit = wanted.max_bytes.min(limit);
+        let limit = wanted.max_bytes.max(1).min(limit);
         let mut offset = wanted.offset;
         let mut gathered = FetchResult::default();
         let mut bytes = 0;
@@ -355,8 +355,9 @@ impl Shard {
                     leader_epoch,
                 }
             }
-            Err(failed) => {
-                log::warn!("look up time {timestamp} in {key:?}: {failed}");
+            Err(LookUpError::Read(code)) => error(code),
+            Err(LookUpError::Store(failed)) => {
+                log::warn!("look up time {timestamp} in {key:?}: {failed}; the client will try again");
                 error(ErrorCode::KAFKA_STORAGE_ERROR)
             }
         }
@@ -373,7 +374,7 @@ impl Shard {
     }
 
     /// The first record at or after a time: offset and timestamp.
-    async fn find_timestamp(&self, key: PartitionKey, start: i64, at: i64) -> Result<Option<(i64, i64)>, StoreError> {
+    async fn find_timestamp(&self, key: PartitionKey, start: i64, at: i64) -> Result<Option<(i64, i64)>, LookUpError> {
         let mut offset = start;
         loop {
             let Some(from) = self.skip_older(key, offset, at).await? else {
@@ -386,16 +387,20 @@ impl Shard {
                 current_leader_epoch: -1,
             };
             let result = self.fetch_partition(&wanted, 1 << 20).await;
-            if result.error != ErrorCode::NONE || result.is_empty() {
+            if result.error != ErrorCode::NONE {
+                // "No such record" would send the client to the end of the partition.
+                return Err(LookUpError::Read(result.error));
+            }
+            if result.is_empty() {
                 return Ok(None);
             }
             offset = from;
             for batch in whole_batches(&result.records) {
                 let header = BatchHeader::parse(&batch).map_err(damaged)?;
                 if header.max_timestamp >= at {
-                    let found = record_batch::first_record_at_or_after(&batch, at).map_err(damaged)?;
-                    if let Some(found) = found.filter(|(offset, _)| *offset >= start) {
-                        return Ok(Some(found));
+                    let found = record_batch::first_record_at_or_after(&batch, at, start).map_err(damaged)?;
+                    if found.is_some() {
+                        return Ok(found);
                     }
                 }
                 offset = header.next_offset();
@@ -420,7 +425,7 @@ impl Shard {
     }
 
     /// The record with the largest timestamp (KIP-734).
-    async fn find_max_timestamp(&self, key: PartitionKey, start: i64) -> Result<Option<(i64, i64)>, StoreError> {
+    async fn find_max_timestamp(&self, key: PartitionKey, start: i64) -> Result<Option<(i64, i64)>, LookUpError> {
         let mut largest = self.largest_segment_timestamp(key).await?.unwrap_or(i64::MIN);
         if let Some(partition) = self.state.borrow().partitions.get(&key) {
             largest = partition
@@ -433,6 +438,19 @@ impl Shard {
             return Ok(None);
         }
         self.find_timestamp(key, start, largest).await
+    }
+}
+
+/// Why a look-up by time has no answer.
+enum LookUpError {
+    Store(StoreError),
+    /// The partition could not be read.
+    Read(ErrorCode),
+}
+
+impl From<StoreError> for LookUpError {
+    fn from(error: StoreError) -> Self {
+        LookUpError::Store(error)
     }
 }
 

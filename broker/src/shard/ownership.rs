@@ -14,6 +14,7 @@ use futures::future::try_join_all;
 use futures::stream::{self, StreamExt};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::types::TopicId;
+use kafscale_metastore::counters::PRODUCER_IDS;
 use kafscale_metastore::keys::{
     broker_key, counter_key, deleted_key, partition_key, stream_key, CountRecord, Key, PartitionRecord, StreamRecord,
     StreamState,
@@ -206,9 +207,17 @@ impl Shard {
                 None => Compare::Absent(name),
             });
         }
+        let any_new = batch.iter().any(|found| found.record.is_none());
+        let last_producer = match any_new {
+            true => self.last_producer_id().await?,
+            false => None,
+        };
         let opened = try_join_all(batch.iter().map(|found| async move {
             let record = found.record.as_ref().map(|(record, _)| record.clone());
-            let (log, record) = self.open_log(found.key, record, stream, tails).await?;
+            let (mut log, record) = self.open_log(found.key, record, stream, tails).await?;
+            if let (None, Some(last)) = (&found.record, last_producer) {
+                log.producers.may_have_forgotten(last);
+            }
             Ok::<_, ClaimError>((found, log, record))
         }))
         .await?;
@@ -339,6 +348,15 @@ impl Shard {
             self.runtime.yield_now().await;
         }
         Ok(found)
+    }
+
+    /// The largest producer id that was handed out. Producers up to it may be older than a partition that is new, and
+    /// have begun in a former topic of the same name: they go on there where they were.
+    async fn last_producer_id(&self) -> Result<Option<i64>, ClaimError> {
+        let Some(found) = self.metastore.get(&counter_key(PRODUCER_IDS)).await? else {
+            return Ok(None);
+        };
+        Ok(Some(CountRecord::decode(&found.value)?.count as i64 - 1))
     }
 
     /// The partition's log as its record and the streams tell, and the record of this claim.

@@ -160,12 +160,16 @@ fn counts_that_are_large_and_honest_are_served_within_bounds() {
 fn an_unknown_api_is_answered_with_unsupported_version() {
     let (_directory, mut broker) = broker("");
     let before = broker.resident_bytes();
-    for key in [999i16, -1, i16::MAX, i16::MIN, 24, 26, 65] {
+    let end_txn: &[u8] = &[0, 0, 0, 77, 0, 0, 0, 0, 0, 35];
+    let unknown: &[u8] = &[0, 0, 0, 77, 0, 35];
+    // EndTxn begins with a throttle time; of the others the shape is not known, or has no error of its own.
+    let apis = [999i16, -1, i16::MAX, i16::MIN, 24, 65].map(|key| (key, unknown));
+    for (key, expected) in apis.into_iter().chain([(26, end_txn)]) {
         let mut client = broker.connect();
         client.send_raw(&frame(key, 0, &[0; 40])).unwrap();
         match client.read_frame().unwrap() {
             // Correlation id and error code, or the connection ends: never silence.
-            Some(answer) => assert_eq!(&answer[..], &[0, 0, 0, 77, 0, 35], "API {key}"),
+            Some(answer) => assert_eq!(&answer[..], expected, "API {key}"),
             None => panic!("API {key}: closed without an answer"),
         }
     }

@@ -9,6 +9,7 @@ mod client;
 mod fetch_sessions;
 mod full_disk;
 mod hostile;
+mod kafkas_ways;
 mod kill;
 mod reading;
 mod startup;

@@ -131,11 +131,17 @@ impl Client {
             name: name.to_string(),
             value: Some(value.clone()),
         };
+        let any_time = i64::MAX.to_string();
         let topic = CreatableTopic {
             name: name.to_string(),
             num_partitions: partitions,
             replication_factor: 1,
-            configs: configs.iter().map(config).collect(),
+            // Wall clocks jump here, so records may come from any time.
+            configs: configs
+                .iter()
+                .chain([&("message.timestamp.after.max.ms", any_time)])
+                .map(config)
+                .collect(),
             ..CreatableTopic::default()
         };
         let request = CreateTopicsRequest {

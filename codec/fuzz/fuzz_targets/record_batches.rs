@@ -29,7 +29,7 @@ fn look(batch: &[u8]) {
         }
     }
     let records = record_batch::records(batch);
-    let _ = record_batch::first_record_at_or_after(batch, 0);
+    let _ = record_batch::first_record_at_or_after(batch, 0, 0);
     let Ok(header) = checked else { return };
     if let Ok(records) = records {
         assert!(header.compression().is_some() && !records.is_empty());

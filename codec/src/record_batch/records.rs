@@ -41,18 +41,19 @@ pub fn records(batch: &[u8]) -> Result<Vec<Record>, BatchError> {
     Ok(records)
 }
 
-/// The first record of the batch with a timestamp of at least `timestamp_ms`: its offset and timestamp.
-pub fn first_record_at_or_after(batch: &[u8], timestamp_ms: i64) -> Result<Option<(i64, i64)>, BatchError> {
+/// The first record of the batch at or after `from` with a timestamp of at least `timestamp_ms`: its offset and timestamp.
+/// Records before `from` are deleted, if the log begins inside the batch.
+pub fn first_record_at_or_after(batch: &[u8], timestamp_ms: i64, from: i64) -> Result<Option<(i64, i64)>, BatchError> {
     let header = BatchHeader::parse(batch)?;
     if header.max_timestamp < timestamp_ms {
         return Ok(None);
     }
-    if header.is_log_append_time() {
+    if header.is_log_append_time() && header.base_offset >= from {
         return Ok(Some((header.base_offset, header.max_timestamp)));
     }
     let found = records(batch)?
         .into_iter()
-        .find(|record| record.timestamp >= timestamp_ms);
+        .find(|record| record.timestamp >= timestamp_ms && record.offset >= from);
     Ok(found.map(|record| (record.offset, record.timestamp)))
 }
 

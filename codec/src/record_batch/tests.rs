@@ -103,7 +103,7 @@ fn log_append_time_keeps_the_crc_right_and_gives_every_record_the_brokers_time()
     stamp_log_append_time(&mut batch, 77);
     validate(&batch).unwrap();
     assert!(records(&batch).unwrap().iter().all(|record| record.timestamp == 77));
-    assert_eq!(first_record_at_or_after(&batch, 70).unwrap(), Some((0, 77)));
+    assert_eq!(first_record_at_or_after(&batch, 70, 0).unwrap(), Some((0, 77)));
 }
 
 #[test]
@@ -116,8 +116,8 @@ fn a_time_is_found_inside_a_compressed_batch() {
         ],
         Compression::Zstd,
     );
-    assert_eq!(first_record_at_or_after(&batch, 6).unwrap(), Some((1, 9)));
-    assert_eq!(first_record_at_or_after(&batch, 10).unwrap(), None);
+    assert_eq!(first_record_at_or_after(&batch, 6, 0).unwrap(), Some((1, 9)));
+    assert_eq!(first_record_at_or_after(&batch, 10, 0).unwrap(), None);
 }
 
 #[test]

@@ -166,8 +166,16 @@ fn an_empty_state_that_is_not_stored_is_tried_again() {
     let mut world = World::new();
     let (_, ids) = world.stable_group(1);
     world.instant = false;
-    world.leave(&[(&ids[0], None)]);
+    let token = world.ask_to_leave(&[(&ids[0], None)]);
+    assert!(
+        !world.replies.contains_key(&token),
+        "the last leave waits for the empty state"
+    );
     world.fail_next(ErrorCode::COORDINATOR_NOT_AVAILABLE);
+    let Some(GroupReply::Leave(reply)) = world.replies.get(&token) else {
+        panic!("a leave is answered once its write is decided");
+    };
+    assert_eq!(reply.error_code, ErrorCode::COORDINATOR_NOT_AVAILABLE);
     world.instant = true;
     world.pass(1_000);
     assert_eq!(world.state(), "Empty");

@@ -49,9 +49,11 @@ pub(super) fn handle(context: Context, mut request: FetchRequest) -> Reply {
             })
         }
     };
+    let bytes_max = request.max_bytes.max(0) as usize;
     let limits = Limits {
-        bytes_min: request.min_bytes.max(0) as usize,
-        bytes_max: request.max_bytes.max(0) as usize,
+        // More than may be sent cannot be waited for.
+        bytes_min: (request.min_bytes.max(0) as usize).min(bytes_max),
+        bytes_max,
         wait: Duration::from_millis(request.max_wait_ms.clamp(0, WAIT_MAX_MS) as u64),
     };
     context.later(async move {
@@ -225,6 +227,8 @@ fn answer(partition: i32, result: FetchResult) -> PartitionData {
         high_watermark: result.high_watermark,
         last_stable_offset: result.high_watermark,
         log_start_offset: result.log_start_offset,
+        // As Kafka: null says that transactions were not looked at, which an error does not.
+        aborted_transactions: (result.error != ErrorCode::NONE).then(Vec::new),
         records: Some(Records(result.records)),
         ..PartitionData::default()
     }
