@@ -40,12 +40,20 @@ pub struct BlockCache {
 
 #[derive(Default)]
 struct Blocks {
-    cached: HashMap<BlockKey, (Bytes, u64)>,
+    cached: HashMap<BlockKey, Cached>,
     flights: HashMap<BlockKey, (Flight, BegunBy)>,
     /// Least recently used first.
     by_use: BTreeMap<u64, BlockKey>,
     next_use: u64,
     bytes: u64,
+}
+
+/// A block that is kept.
+struct Cached {
+    bytes: Bytes,
+    used: u64,
+    /// Positions in the object whose bytes were found sound since the block came in.
+    checked: Range<u64>,
 }
 
 impl BlockCache {
@@ -92,6 +100,70 @@ impl BlockCache {
             at = block_start + self.block_bytes;
         }
         Ok(pieces)
+    }
+
+    /// Whether all bytes of `range` are kept and were found sound since they came in: [`BlockCache::mark_checked`].
+    pub fn is_checked(&self, key: &Rc<str>, range: Range<u64>) -> bool {
+        let blocks = self.blocks.borrow();
+        self.parts(&range).all(|(block, part)| {
+            let cached = blocks.cached.get(&(key.clone(), block));
+            cached.is_some_and(|cached| cached.checked.start <= part.start && part.end <= cached.checked.end)
+        })
+    }
+
+    /// The bytes of `range` are sound. Each block remembers one range, so readers in sequence check each byte once.
+    pub fn mark_checked(&self, key: &Rc<str>, range: Range<u64>) {
+        let mut blocks = self.blocks.borrow_mut();
+        for (block, part) in self.parts(&range) {
+            let Some(cached) = blocks.cached.get_mut(&(key.clone(), block)) else {
+                continue;
+            };
+            let known = &mut cached.checked;
+            if part.start <= known.end && known.start <= part.end {
+                *known = known.start.min(part.start)..known.end.max(part.end);
+            } else if part.end - part.start > known.end - known.start {
+                *known = part;
+            }
+        }
+    }
+
+    /// Forgets what is kept of an object, and reads `range` of it again from the store that objects are created in: what
+    /// was read before is damaged.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn read_again(&self, key: &str, range: Range<u64>) -> Result<Vec<Bytes>, StoreError> {
+        let key: Rc<str> = key.into();
+        let mut pieces = Vec::new();
+        for (block, part) in self.parts(&range) {
+            let start = block * self.block_bytes;
+            let bytes = self.store.get_range(&key, start..start + self.block_bytes).await?;
+            let (from, to) = (
+                (part.start - start) as usize,
+                ((part.end - start) as usize).min(bytes.len()),
+            );
+            if from < to {
+                pieces.push(bytes.slice(from..to));
+            }
+            let is_last = (bytes.len() as u64) < self.block_bytes;
+            self.blocks
+                .borrow_mut()
+                .replace((key.clone(), block), bytes, self.capacity_bytes);
+            if is_last {
+                break;
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// The parts of a range that lie in one block each.
+    fn parts(&self, range: &Range<u64>) -> impl Iterator<Item = (u64, Range<u64>)> {
+        let (size, start, end) = (self.block_bytes, range.start, range.end);
+        let blocks = match start < end {
+            true => start / size..(end - 1) / size + 1,
+            false => 0..0,
+        };
+        blocks.map(move |block| (block, start.max(block * size)..end.min((block + 1) * size)))
     }
 
     /// Whether [`BlockCache::read_ahead`] would read this block of an object: it is neither here nor on its way.
@@ -149,7 +221,7 @@ impl BlockCache {
         }
         let (store, name, from) = (self.store.clone(), key.0.clone(), key.1 * self.block_bytes);
         let to = from + self.block_bytes;
-        let read: LocalFuture<'static, _> = Box::pin(async move { store.get_range(&name, from..to).await });
+        let read: LocalFuture<'static, _> = Box::pin(async move { store.get_payload(&name, from..to).await });
         let flight = read.shared();
         blocks.flights.insert(key.clone(), (flight.clone(), begun_by));
         flight
@@ -158,12 +230,20 @@ impl BlockCache {
 
 impl Blocks {
     fn touch(&mut self, key: &BlockKey) -> Option<Bytes> {
-        let (block, used) = self.cached.get_mut(key)?;
-        let key = self.by_use.remove(used)?;
-        *used = self.next_use;
+        let cached = self.cached.get_mut(key)?;
+        let key = self.by_use.remove(&cached.used)?;
+        cached.used = self.next_use;
         self.by_use.insert(self.next_use, key);
         self.next_use += 1;
-        Some(block.clone())
+        Some(cached.bytes.clone())
+    }
+
+    fn replace(&mut self, key: BlockKey, block: Bytes, capacity_bytes: u64) {
+        if let Some(gone) = self.cached.remove(&key) {
+            self.by_use.remove(&gone.used);
+            self.bytes -= gone.bytes.len() as u64;
+        }
+        self.insert(key, block, capacity_bytes);
     }
 
     fn insert(&mut self, key: BlockKey, block: Bytes, capacity_bytes: u64) {
@@ -175,12 +255,17 @@ impl Blocks {
             let Some((_, oldest)) = self.by_use.pop_first() else {
                 break;
             };
-            if let Some((gone, _)) = self.cached.remove(&oldest) {
-                self.bytes -= gone.len() as u64;
+            if let Some(gone) = self.cached.remove(&oldest) {
+                self.bytes -= gone.bytes.len() as u64;
             }
         }
         self.by_use.insert(self.next_use, key.clone());
-        self.cached.insert(key, (block, self.next_use));
+        let cached = Cached {
+            bytes: block,
+            used: self.next_use,
+            checked: 0..0,
+        };
+        self.cached.insert(key, cached);
         self.next_use += 1;
         self.bytes += len;
     }
@@ -259,5 +344,26 @@ mod tests {
         assert!(matches!(block_on(cache.read("b", 0..4)), Err(StoreError::NotFound(_))));
         store.create_now("b", &[Bytes::from_static(b"late")]).unwrap();
         assert_eq!(block_on(cache.read("b", 0..4)).unwrap().concat(), b"late");
+    }
+
+    #[test]
+    fn what_was_checked_is_known_until_it_leaves_or_is_read_again() {
+        let (cache, _) = cache(64);
+        let name: Rc<str> = "a".into();
+        block_on(cache.read("a", 0..40)).unwrap();
+        assert!(!cache.is_checked(&name, 4..40));
+        cache.mark_checked(&name, 4..20);
+        cache.mark_checked(&name, 20..40);
+        assert!(cache.is_checked(&name, 4..40) && cache.is_checked(&name, 17..33));
+        assert!(!cache.is_checked(&name, 3..40) && !cache.is_checked(&name, 4..41));
+        assert_eq!(
+            block_on(cache.read_again("a", 10..20)).unwrap().concat(),
+            (10..20).collect::<Vec<u8>>()
+        );
+        assert!(!cache.is_checked(&name, 10..12) && cache.is_checked(&name, 32..40));
+        assert!(cache.bytes() <= 64);
+        // Where nothing is kept, nothing is known.
+        cache.mark_checked(&name, 80..90);
+        assert!(!cache.is_checked(&name, 80..90));
     }
 }

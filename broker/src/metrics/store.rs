@@ -75,7 +75,7 @@ fn error_index(error: &StoreError) -> usize {
         StoreError::Unavailable(_) => 2,
         StoreError::OutcomeUnknown(_) => 3,
         StoreError::Full(_) => 4,
-        StoreError::Refused(_) => 5,
+        StoreError::Refused(_) | StoreError::Damaged(_) => 5,
     }
 }
 
@@ -149,6 +149,10 @@ impl ObjectStore for MeteredStore {
 
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Bytes, StoreError>> {
         Box::pin(self.timed(GET, self.inner.get_range(key, range), Bytes::len))
+    }
+
+    fn get_payload<'a>(&'a self, key: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Bytes, StoreError>> {
+        Box::pin(self.timed(GET, self.inner.get_payload(key, range), Bytes::len))
     }
 
     fn get_suffix<'a>(&'a self, key: &'a str, len: u64) -> LocalFuture<'a, Result<Suffix, StoreError>> {

@@ -154,7 +154,8 @@ pub const TABLE: &[Spec] = &[
     spec("s3_ca_file", "KAFSCALE_S3_CA_FILE", Kind::Path, None,
         "PEM file of the authorities that may have signed the store's certificate, beside the system's."),
     spec("s3_read_bucket", "KAFSCALE_S3_READ_BUCKET", Kind::Text, None,
-        "A replica of the bucket that is read first; what it does not have is read from `s3_bucket`."),
+        "A replica of the bucket that reads for consumers try first; what it does not have, and everything else, is read \
+         from `s3_bucket`."),
     spec("s3_read_region", "KAFSCALE_S3_READ_REGION", Kind::Text, None,
         "The replica's region. Default: `s3_region`."),
     spec("s3_read_endpoint", "KAFSCALE_S3_READ_ENDPOINT", Kind::Text, None,

@@ -183,6 +183,15 @@ impl ObjectStore for FaultyStore {
         Box::pin(self.read(request, self.inner.get_range(key, range)))
     }
 
+    fn get_payload<'a>(&'a self, key: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Bytes, StoreError>> {
+        let request = Request {
+            call: Call::Get,
+            key,
+            bytes: range.end.saturating_sub(range.start),
+        };
+        Box::pin(self.read(request, self.inner.get_payload(key, range)))
+    }
+
     fn get_suffix<'a>(&'a self, key: &'a str, len: u64) -> LocalFuture<'a, Result<Suffix, StoreError>> {
         let request = Request {
             call: Call::Get,

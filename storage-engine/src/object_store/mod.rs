@@ -39,6 +39,9 @@ pub enum StoreError {
     /// The store has no room (ENOSPC, quota); nothing was written.
     #[error("object store is full: {0}")]
     Full(String),
+    /// What was stored is not what is there now, or a part of it is missing.
+    #[error("damaged: {0}")]
+    Damaged(String),
     /// The request itself can never work (illegal key, range beyond the object's end, denied).
     #[error("object store refused: {0}")]
     Refused(String),
@@ -120,6 +123,13 @@ pub trait ObjectStore {
 
     /// Reads `range` (end exclusive); a range that passes the object's end is cut there, one that begins beyond it is refused.
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Bytes, StoreError>>;
+
+    /// [`Self::get_range`] from wherever a copy is nearest, a read replica perhaps. For records and what leads to them
+    /// alone: a copy may lack objects, so whatever is decided is decided by [`Self::get_range`], [`Self::get_suffix`] and
+    /// [`Self::list`], which ask the store that objects are created in.
+    fn get_payload<'a>(&'a self, key: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Bytes, StoreError>> {
+        self.get_range(key, range)
+    }
 
     /// Reads the last `len` bytes and tells the object's size.
     fn get_suffix<'a>(&'a self, key: &'a str, len: u64) -> LocalFuture<'a, Result<Suffix, StoreError>>;

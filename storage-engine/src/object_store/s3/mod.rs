@@ -159,11 +159,8 @@ impl Inner {
         }
     }
 
-    /// Reads bytes, from the replica if it has them. None if the object ends before; then its size.
+    /// Reads bytes from the bucket itself. If the object ends before, its size.
     async fn read(&self, key: &str, span: Span) -> Result<Result<Part, u64>, StoreError> {
-        if let Some(part) = self.read_replica(key, span).await {
-            return Ok(Ok(part));
-        }
         self.retrying(
             Operation::Read,
             key,
@@ -229,6 +226,27 @@ fn not_deleted(left: NotDeleted) -> Result<(), Failure> {
     }
 }
 
+impl S3Store {
+    async fn range_from_bucket(&self, key: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        check_key(key)?;
+        let len = range.end.saturating_sub(range.start);
+        // No request asks for nothing, so one byte is asked for to learn what there is.
+        match self.0.read(key, Span::From(range.start, len.max(1))).await? {
+            Ok(_) if len == 0 => Ok(Bytes::new()),
+            Ok(part) => Ok(part.bytes),
+            Err(object_len) if object_len == range.start => Ok(Bytes::new()),
+            Err(object_len) if object_len < range.start => Err(StoreError::Refused(format!(
+                "{key} ends at {object_len}, before {}",
+                range.start
+            ))),
+            Err(object_len) => Err(StoreError::Unavailable(format!(
+                "{key} is {object_len} bytes long, and nothing is at {}",
+                range.start
+            ))),
+        }
+    }
+}
+
 impl ObjectStore for S3Store {
     fn create<'a>(&'a self, key: &'a str, body: Vec<Bytes>) -> LocalFuture<'a, Result<(), StoreError>> {
         let crc = body.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
@@ -254,23 +272,19 @@ impl ObjectStore for S3Store {
     }
 
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Bytes, StoreError>> {
+        Box::pin(async move { self.range_from_bucket(key, range).await })
+    }
+
+    fn get_payload<'a>(&'a self, key: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Bytes, StoreError>> {
         Box::pin(async move {
             check_key(key)?;
             let len = range.end.saturating_sub(range.start);
-            // No request asks for nothing, so one byte is asked for to learn what there is.
-            match self.0.read(key, Span::From(range.start, len.max(1))).await? {
-                Ok(_) if len == 0 => Ok(Bytes::new()),
-                Ok(part) => Ok(part.bytes),
-                Err(object_len) if object_len == range.start => Ok(Bytes::new()),
-                Err(object_len) if object_len < range.start => Err(StoreError::Refused(format!(
-                    "{key} ends at {object_len}, before {}",
-                    range.start
-                ))),
-                Err(object_len) => Err(StoreError::Unavailable(format!(
-                    "{key} is {object_len} bytes long, and nothing is at {}",
-                    range.start
-                ))),
+            if len > 0 {
+                if let Some(part) = self.0.read_replica(key, Span::From(range.start, len)).await {
+                    return Ok(part.bytes);
+                }
             }
+            self.range_from_bucket(key, range).await
         })
     }
 

@@ -159,6 +159,7 @@ mod tests {
             StoreError::OutcomeUnknown(_) => "unknown",
             StoreError::Full(_) => "full",
             StoreError::Refused(_) => "refused",
+            StoreError::Damaged(_) => "damaged",
         }
     }
 

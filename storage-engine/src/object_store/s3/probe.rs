@@ -56,6 +56,7 @@ fn say(what: &str, error: StoreError) -> StoreError {
         StoreError::OutcomeUnknown(error) => StoreError::OutcomeUnknown(text(error)),
         StoreError::Full(error) => StoreError::Full(text(error)),
         StoreError::Refused(error) => StoreError::Refused(text(error)),
+        StoreError::Damaged(error) => StoreError::Damaged(text(error)),
         StoreError::NotFound(_) | StoreError::Conflict(_) => StoreError::Refused(text(error.to_string())),
     }
 }

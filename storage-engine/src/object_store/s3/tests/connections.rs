@@ -227,17 +227,38 @@ fn reads_try_the_replica_first_and_then_the_bucket() {
         // Which of them answered can be seen, as here they differ.
         store.create("both", body("origin")).await.unwrap();
         store.create("late", body("not yet copied")).await.unwrap();
-        assert_eq!(store.get_range("both", 0..6).await.unwrap(), "copied");
-        assert_eq!(store.get_suffix("both", 2).await.unwrap().bytes, "ed");
-        assert_eq!(store.get_range("late", 4..7).await.unwrap(), "yet");
+        assert_eq!(store.get_payload("both", 0..6).await.unwrap(), "copied");
+        assert_eq!(store.get_suffix("both", 2).await.unwrap().bytes, "in");
+        assert_eq!(store.get_payload("late", 4..7).await.unwrap(), "yet");
         assert_eq!(store.get_suffix("late", 6).await.unwrap().bytes, "copied");
-        let missing = store.get_range("missing", 0..1).await;
+        let missing = store.get_payload("missing", 0..1).await;
         assert!(matches!(missing, Err(StoreError::NotFound(_))), "{missing:?}");
         assert_eq!(store.list("", None, 9).await.unwrap().objects.len(), 2);
     });
-    assert_eq!(replica.requests(Kind::Get), 5);
-    assert_eq!(primary.requests(Kind::Get), 3);
+    assert_eq!(replica.requests(Kind::Get), 3);
+    assert_eq!(primary.requests(Kind::Get), 4);
     assert_eq!(replica.requests(Kind::List), 0);
+}
+
+/// A bucket that is set by mistake, with the right one as its replica: whatever decides must not find there what the
+/// bucket itself does not have.
+#[test]
+fn what_decides_is_read_from_the_bucket_alone() {
+    let primary = server();
+    let replica = server();
+    let mut config = primary.config();
+    config.read_replica = Some(replica.bucket("bucket"));
+    with_store(replica.config(), |copy| async move {
+        copy.create("ns/_cluster/id", body("kafscale")).await.unwrap();
+    });
+    with_store(config, |store| async move {
+        let marker = store.get_range("ns/_cluster/id", 0..8).await;
+        assert!(matches!(marker, Err(StoreError::NotFound(_))), "{marker:?}");
+        let marker = store.get_suffix("ns/_cluster/id", 8).await;
+        assert!(matches!(marker, Err(StoreError::NotFound(_))), "{marker:?}");
+        assert_eq!(store.get_payload("ns/_cluster/id", 0..8).await.unwrap(), "kafscale");
+    });
+    assert_eq!(replica.requests(Kind::Get), 1);
 }
 
 #[test]
@@ -253,7 +274,7 @@ fn a_replica_that_fails_is_left_alone_for_a_while() {
     with_store(config, |store| async move {
         store.create("a", body("x")).await.unwrap();
         for _ in 0..10 {
-            assert_eq!(store.get_range("a", 0..1).await.unwrap(), "x");
+            assert_eq!(store.get_payload("a", 0..1).await.unwrap(), "x");
         }
     });
     assert_eq!(replica.requests(Kind::Get), 1);
@@ -266,7 +287,7 @@ fn a_replica_that_is_wrong_is_not_believed() {
     config.read_replica = Some(primary.bucket("no-such-bucket"));
     with_store(config, |store| async move {
         store.create("a", body("0123")).await.unwrap();
-        assert_eq!(store.get_range("a", 0..9).await.unwrap(), "0123");
+        assert_eq!(store.get_payload("a", 0..9).await.unwrap(), "0123");
     });
 }
 
