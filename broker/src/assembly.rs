@@ -11,6 +11,7 @@ use crate::handlers::SessionLimit;
 use crate::mailbox::{Inbox, ShardRequest, INBOX_CAPACITY};
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeConfig};
+use crate::quarantine::QuarantineBoard;
 use crate::runtime::Runtime;
 use crate::settings::Settings;
 use crate::shard::{Shard, ShardConfig};
@@ -104,6 +105,8 @@ pub struct Assembly {
     coordinator: CoordinatorHandle,
     topic_defaults: Arc<BTreeMap<String, String>>,
     broker_configs: Arc<[BrokerConfig]>,
+    /// The partitions that the broker refuses.
+    pub quarantine: QuarantineBoard,
 }
 
 /// Where a broker's shards and its coordinator get their requests from; each is for one of them.
@@ -293,6 +296,7 @@ impl Assembly {
             registration: Arc::default(),
             drained: Arc::default(),
             coordinator,
+            quarantine: QuarantineBoard::default(),
         };
         let inboxes = Inboxes {
             shards,
@@ -427,6 +431,7 @@ impl Assembly {
             away_max: tuning.away_max,
             retention_interval: tuning.retention_interval,
             topic_defaults: self.topic_defaults.clone(),
+            board: self.quarantine.clone(),
         }
     }
 }

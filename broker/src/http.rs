@@ -5,6 +5,7 @@
 
 use crate::listener::ShardListener;
 use crate::metrics::Gatherer;
+use crate::quarantine::QuarantineBoard;
 use crate::runtime::Runtime;
 use crate::status::{Answer, Status};
 use futures::future::{select, Either};
@@ -34,7 +35,10 @@ const EVERYWHERE: &str = "Content-Security-Policy: default-src 'self'; img-src d
 
 /// Whether the broker serves. Clones are one and the same, on any thread.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<AtomicU8>);
+pub struct Readiness {
+    phase: Arc<AtomicU8>,
+    quarantine: QuarantineBoard,
+}
 
 /// What a broker is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,14 +53,29 @@ pub enum Phase {
 }
 
 impl Readiness {
+    /// A broker that is starting and writes the partitions that it refuses on this board.
+    pub fn new(quarantine: QuarantineBoard) -> Self {
+        Readiness {
+            phase: Arc::default(),
+            quarantine,
+        }
+    }
+
     /// Tells what the broker is doing now.
     pub fn set(&self, phase: Phase) {
-        self.0.store(phase as u8, Ordering::Release);
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// What `/readyz` shows of a broker that serves: a line for each partition that it refuses.
+    fn serving(&self) -> String {
+        let refused = self.quarantine.all().into_iter();
+        let lines = refused.map(|((topic, partition), why)| format!("\nquarantined: {topic}-{partition}: {why}"));
+        "ok".to_string() + &lines.collect::<String>()
     }
 
     /// What it is doing.
     pub fn phase(&self) -> Phase {
-        match self.0.load(Ordering::Acquire) {
+        match self.phase.load(Ordering::Acquire) {
             0 => Phase::Starting,
             1 => Phase::Serving,
             _ => Phase::Draining,
@@ -183,7 +202,7 @@ impl HttpServer {
         let unreadable = self.status.as_ref().map(Status::unreadable).unwrap_or_default();
         let lines = unreadable.iter();
         let lines = lines.map(|(key, reason)| format!("\nmetastore value {key} cannot be read: {reason}"));
-        std::iter::once("ok".to_string()).chain(lines).collect()
+        std::iter::once(self.readiness.serving()).chain(lines).collect()
     }
 
     async fn shown(&self, target: &str) -> Option<Answer> {

@@ -16,6 +16,7 @@ pub mod mailbox;
 pub mod metrics;
 pub mod node;
 pub mod planted;
+pub mod quarantine;
 pub mod runtime;
 pub mod server;
 pub mod settings;

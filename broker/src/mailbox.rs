@@ -287,4 +287,6 @@ pub struct ShardStats {
     pub live_runs: u64,
     /// Puts on their way.
     pub puts_in_flight: usize,
+    /// Partitions that it refuses because what they need is damaged.
+    pub quarantined: Vec<PartitionKey>,
 }

@@ -52,6 +52,8 @@ pub struct Metrics {
     pub connections_accepted: Counter,
     /// Client connections closed at once because there were too many.
     pub connections_refused: Counter,
+    /// Reads from the object store or the cache whose bytes were damaged.
+    pub damaged_reads: Counter,
     /// Fetch sessions of open connections.
     pub fetch_sessions: Gauge,
     /// Partitions in them.
@@ -96,6 +98,7 @@ impl Metrics {
             connections: Gauge::default(),
             connections_accepted: Counter::default(),
             connections_refused: Counter::default(),
+            damaged_reads: Counter::default(),
             fetch_sessions: Gauge::default(),
             fetch_session_partitions: Gauge::default(),
             last_upload_at: Cell::new(None),
@@ -182,6 +185,7 @@ impl Metrics {
         into.gauge(&families::CONNECTIONS, vec![], self.connections.get() as f64);
         into.counter(&families::CONNECTIONS_ACCEPTED, vec![], self.connections_accepted.get());
         into.counter(&families::CONNECTIONS_REFUSED, vec![], self.connections_refused.get());
+        into.counter(&families::DAMAGED_READS, vec![], self.damaged_reads.get());
         into.gauge(&families::FETCH_SESSIONS, vec![], self.fetch_sessions.get() as f64);
         let partitions = self.fetch_session_partitions.get() as f64;
         into.gauge(&families::FETCH_SESSION_PARTITIONS, vec![], partitions);

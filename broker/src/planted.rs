@@ -38,6 +38,10 @@ pub enum Bug {
     SealingSkipped,
     /// A stream's owner trims it although a successor looks for its end.
     TrimUnderSuccessor,
+    /// A slot that is missing ends its stream, although a later one vouches for it.
+    HoleIsEnd,
+    /// A partition whose records are damaged is served as if it ended before them.
+    QuarantineForgotten,
     /// A segment is taken for recorded although the partition has another owner.
     RollUnfenced,
     /// A segment's times are written before the segment, and stay when it comes out otherwise.

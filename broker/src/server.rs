@@ -133,12 +133,13 @@ pub fn run(settings: Settings, shutdown: &Shutdown) -> Result<(), ServeError> {
         preempt_timer: Duration::from_micros(settings.preempt_timer_us),
         spin: Duration::from_micros(settings.spin_us),
     };
+    let readiness = Readiness::new(assembly.quarantine.clone());
     let parts = Parts {
         assembly,
         metastore: stores.metastore.clone(),
         objects: stores.objects.clone(),
         snapshots,
-        readiness: Readiness::default(),
+        readiness,
         started,
         shutdown: shutdown.clone(),
         seats: Arc::new(Mutex::new(seats)),
@@ -322,6 +323,11 @@ fn add_partitions(shard: &Shard, into: &mut Snapshot) {
     into.gauge(&families::LIVE_OBJECTS, of_shard(), stats.live_objects as f64);
     into.gauge(&families::LIVE_RUNS, of_shard(), stats.live_runs as f64);
     into.gauge(&families::PUTS_IN_FLIGHT, of_shard(), stats.puts_in_flight as f64);
+    into.gauge(
+        &families::PARTITIONS_QUARANTINED,
+        of_shard(),
+        stats.quarantined.len() as f64,
+    );
     for partition in &stats.partitions {
         let labels = || {
             vec![
@@ -344,10 +350,14 @@ async fn announce(node: &Rc<Node>, address: SocketAddr) {
     let broker_id = node.config.broker_id;
     // The deadline is kept by whoever waits for the start.
     node.wait_for_image(Duration::MAX, |image| {
+        // A quarantined partition is settled: only a person can change what is wrong with it.
+        let board = &node.shard.config.board;
         let led = |topic: &crate::cluster::image::TopicImage| {
             (0..topic.record.partitions as i32).all(|partition| {
                 let key = Key::Partition(topic.record.topic_id, partition);
-                image.live_leader(topic, partition).is_some() || image.unreadable.contains_key(&key)
+                image.live_leader(topic, partition).is_some()
+                    || image.unreadable.contains_key(&key)
+                    || board.contains(&topic.name, partition)
             })
         };
         image.complete && image.brokers.contains_key(&broker_id) && image.topics.values().all(|topic| led(topic))

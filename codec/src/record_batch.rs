@@ -12,9 +12,11 @@
 //! The CRC-32C covers everything from the attributes on, so base offset and leader epoch can be stamped without it.
 
 mod builder;
+mod gap;
 mod records;
 
 pub use builder::BatchBuilder;
+pub use gap::{gap_batches, validate_stored};
 pub use records::{first_record_at_or_after, records, Header, Record, DECOMPRESSED_BYTES_MAX};
 
 use crate::compression::{Compression, CompressionError};
@@ -28,7 +30,7 @@ pub const HEADER_LEN: usize = 61;
 const LENGTH_PREFIX: usize = 12;
 
 /// Where the CRC's cover begins.
-const CRC_FROM: usize = 21;
+pub const CRC_FROM: usize = 21;
 
 /// CRC and copy go over the batch in blocks that stay in the first-level cache.
 const COPY_BLOCK: usize = 16 * 1024;

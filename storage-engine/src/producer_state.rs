@@ -122,6 +122,14 @@ pub fn compact(changes: Vec<ProducerChange>) -> Vec<ProducerChange> {
 pub struct SnapshotError(&'static str);
 
 impl ProducerState {
+    /// The state of a partition that has forgotten every producer: each may begin anywhere.
+    pub fn all_forgotten() -> Self {
+        ProducerState {
+            forgotten: Some(i64::MAX),
+            ..ProducerState::default()
+        }
+    }
+
     /// Decides about a batch. A producer that may have been forgotten may begin anywhere (KIP-360); one that is new begins
     /// at 0, or else the second of several requests on their way could get in before a first one that failed.
     pub fn check(&self, producer_id: i64, epoch: i16, base_sequence: i32, last_sequence: i32) -> Decision {

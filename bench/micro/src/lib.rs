@@ -7,7 +7,9 @@ use kafscale_codec::types::TopicId;
 use kafscale_codec::wire::Reader;
 use kafscale_storage_engine::partition_log::{FetchPlan, ObjectRef, PartitionKey, PartitionLog};
 use kafscale_storage_engine::producer_state::ProducerState;
-use kafscale_storage_engine::wal::{parse_footer, FooterRead, Kind, ProducerChange, Run, StreamId, WalBuilder};
+use kafscale_storage_engine::wal::{
+    parse_footer, FooterRead, Kind, ProducerChange, Run, StreamId, WalBuilder, WalHeader,
+};
 use std::hint::black_box;
 
 /// Records of a batch, and bytes of a record: 64 KiB together.
@@ -180,7 +182,14 @@ fn fetch_plan_case(batch: Bytes) -> Box<dyn FnMut()> {
 }
 
 fn wal_object(batch: &Bytes, runs: i32) -> kafscale_storage_engine::wal::WalObject {
-    let mut builder = WalBuilder::new(Kind::Data, STREAM, 1, 1, 42);
+    let mut builder = WalBuilder::new(&WalHeader {
+        kind: Kind::Data,
+        stream: STREAM,
+        first_seq: 1,
+        last_seq: 1,
+        nonce: 42,
+        vouched: 1,
+    });
     for partition in 0..runs {
         let run = Run {
             topic_id: TopicId([1; 16]),

@@ -102,6 +102,10 @@ families! {
     LIVE_OBJECTS = "kafscale_wal_live_objects", Gauge, ["shard"];
     /// Runs of records in them, each of one partition; above 700000 partitions are rolled early.
     LIVE_RUNS = "kafscale_wal_live_runs", Gauge, ["shard"];
+    /// Reads for consumers whose bytes were damaged or incomplete; each was read again once. The log names the objects.
+    DAMAGED_READS = "kafscale_damaged_reads_total", Counter, [];
+    /// Partitions that are refused because what they need is damaged or missing; the log and `/readyz` name them.
+    PARTITIONS_QUARANTINED = "kafscale_partitions_quarantined", Gauge, ["shard"];
     /// Puts under way.
     PUTS_IN_FLIGHT = "kafscale_puts_in_flight", Gauge, ["shard"];
     /// Resident memory size.

@@ -4,9 +4,10 @@ use super::Shard;
 use crate::mailbox::{FetchPartition, FetchRequest, FetchResult, ListOffsetsResult, WaitRequest};
 use bytes::Bytes;
 use kafscale_codec::error_code::ErrorCode;
-use kafscale_codec::record_batch::{self, BatchHeader, HEADER_LEN};
+use kafscale_codec::record_batch::{self, BatchHeader, CRC_FROM, HEADER_LEN};
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::{next_offset_of, FetchPlan, ObjectRef, PartitionKey};
+use std::ops::Range;
 use std::rc::Rc;
 
 /// Size of the blocks that are read from the object store and cached.
@@ -144,8 +145,14 @@ impl Shard {
                 Look::Segment => match self.find_segment(wanted.key, offset).await {
                     Ok(Some(found)) => {
                         let (source, position) = (Source::Segment(found.base_offset), found.position);
-                        let read =
-                            self.read_object(wanted.key, source, position, u64::MAX, offset, limit - bytes.min(limit));
+                        let read = self.read_object(
+                            wanted.key,
+                            source,
+                            position,
+                            found.end,
+                            offset,
+                            limit - bytes.min(limit),
+                        );
                         read.await.map(|(records, next)| {
                             bytes += records.iter().map(Bytes::len).sum::<usize>();
                             gathered.records.extend(records);
@@ -229,13 +236,45 @@ impl Shard {
         offset: i64,
         limit: usize,
     ) -> Result<(Vec<Bytes>, i64), StoreError> {
-        let name = self.source_key(key, source)?;
-        let mut at = position;
+        let name: Rc<str> = self.source_key(key, source)?.into();
+        match self
+            .read_checked(key, source, &name, position..end, offset, limit, false)
+            .await
+        {
+            Err(StoreError::Damaged(why)) => {
+                // The cache, the network or a replica may have damaged what the store holds in good order.
+                self.metrics.damaged_reads.add(1);
+                log::error!("{name}: {why}; reading it again");
+                self.read_checked(key, source, &name, position..end, offset, limit, true)
+                    .await
+            }
+            read => read,
+        }
+    }
+
+    /// [`Self::read_object`], once: from the cache, or past it from the store that objects are created in. Each batch that
+    /// goes out is checked once for each time that its bytes came into the cache.
+    #[allow(clippy::too_many_arguments)] // They are the place, and what is wanted of it.
+    async fn read_checked(
+        &self,
+        key: PartitionKey,
+        source: Source,
+        name: &Rc<str>,
+        range: Range<u64>,
+        offset: i64,
+        limit: usize,
+        again: bool,
+    ) -> Result<(Vec<Bytes>, i64), StoreError> {
+        let (mut at, end) = (range.start, range.end);
         let mut want = (limit as u64).max(READ_BYTES_MIN);
         loop {
+            let wanted = at..end.min(at.saturating_add(want));
             let pieces = Pieces {
                 start: at,
-                pieces: self.cache.read(&name, at..end.min(at.saturating_add(want))).await?,
+                pieces: match again {
+                    false => self.cache.read(name, wanted).await?,
+                    true => self.cache.read_again(name, wanted).await?,
+                },
             };
             let mut first = None;
             let mut cursor = at;
@@ -247,6 +286,20 @@ impl Shard {
                     let over = first.is_some_and(|first| batch_end - first > limit as u64);
                     if batch_end > pieces.end() || over {
                         break;
+                    }
+                    let goes_on = match first {
+                        None => header.base_offset <= offset,
+                        Some(_) => header.base_offset == next,
+                    };
+                    if !goes_on {
+                        return Err(StoreError::Damaged(format!(
+                            "the batch at byte {cursor} begins at offset {}, and {next} is missing",
+                            header.base_offset
+                        )));
+                    }
+                    if !self.cache.is_checked(name, cursor..batch_end) {
+                        pieces.check(cursor, batch_end, &header)?;
+                        self.cache.mark_checked(name, cursor..batch_end);
                     }
                     first.get_or_insert(cursor);
                     next = header.next_offset();
@@ -269,16 +322,14 @@ impl Shard {
                 return Ok((records, next));
             }
             if cursor >= end || (cursor == at && pieces.end() == at) {
-                return Err(StoreError::Refused(format!(
-                    "{name} holds no batch for offset {offset}"
-                )));
+                return Err(StoreError::Damaged(format!("no batch holds offset {offset}")));
             }
             // Either everything that was read lies below the offset, or the batch at the cursor is larger than that.
-            let needed = pieces
-                .header(cursor)
-                .map_or(READ_BYTES_MIN, |header| header.total_len() as u64);
-            if cursor == at && needed <= want {
-                return Err(StoreError::Refused(format!("{name} ends inside a batch")));
+            let header = pieces.header(cursor);
+            let needed = header.map_or(READ_BYTES_MIN, |header| header.total_len() as u64);
+            let is_too_long = header.is_some() && needed > end - cursor;
+            if (cursor == at && needed <= want) || is_too_long {
+                return Err(StoreError::Damaged(format!("the batch at byte {cursor} is cut off")));
             }
             want = want.max(needed);
             at = cursor;
@@ -499,7 +550,7 @@ pub(super) fn wake_all(waiters: &mut Vec<(i64, async_channel::Sender<()>)>) {
 }
 
 pub(super) fn damaged(error: impl std::fmt::Display) -> StoreError {
-    StoreError::Refused(format!("a stored batch is damaged: {error}"))
+    StoreError::Damaged(error.to_string())
 }
 
 /// Batches that may lie in several buffers each, one by one. For look-ups only: it copies.
@@ -531,6 +582,19 @@ impl Pieces {
         match &bytes[..] {
             [one] => BatchHeader::parse(one).ok(),
             many => BatchHeader::parse(&many.concat()).ok(),
+        }
+    }
+
+    /// Checks the CRC of the batch that lies there.
+    fn check(&self, from: u64, to: u64, header: &BatchHeader) -> Result<(), StoreError> {
+        let covered = self.slice(from + CRC_FROM as u64, to);
+        let crc = covered.iter().fold(0, |crc, piece| crc32c::crc32c_append(crc, piece));
+        match crc == header.crc {
+            true => Ok(()),
+            false => Err(StoreError::Damaged(format!(
+                "the CRC of the batch at byte {from}, offset {}, does not match",
+                header.base_offset
+            ))),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Making accepted batches durable: one put per flush, a few in flight, acknowledged in slot order.
 
 use super::fetch::{wake_all, wake_ready};
+use super::quarantine::Quarantined;
 use super::{LiveObject, PendingProduce, Shard, State};
 use crate::mailbox::ProduceResult;
 use crate::planted::{self, Bug};
@@ -11,7 +12,7 @@ use kafscale_codec::error_code::ErrorCode;
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::{ObjectRef, PartitionKey};
 use kafscale_storage_engine::wal::decide::{self, PutOutcome, SlotContent, WriterAction};
-use kafscale_storage_engine::wal::{self, Kind, StreamId, WalBuilder};
+use kafscale_storage_engine::wal::{self, Kind, StreamId, WalBuilder, WalHeader};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub(super) enum Lost {
     Fenced,
     /// It took too long, or the slot holds what it never should.
     GivenUp,
+    /// An object that counts is missing or damaged.
+    Damaged,
 }
 
 /// What the flush loop does next.
@@ -121,7 +124,14 @@ impl Shard {
         let started = self.runtime.now();
         let seq = stream.next_seq;
         let nonce = u128::from(self.runtime.random_u64()) << 64 | u128::from(self.runtime.random_u64());
-        let mut builder = WalBuilder::new(Kind::Data, stream.id, seq, seq, nonce);
+        let mut builder = WalBuilder::new(&WalHeader {
+            kind: Kind::Data,
+            stream: stream.id,
+            first_seq: seq,
+            last_seq: seq,
+            nonce,
+            vouched: stream.next_commit_seq,
+        });
         dirty.sort_unstable();
         let mut keys = Vec::with_capacity(dirty.len());
         for key in dirty.drain(..) {
@@ -353,7 +363,7 @@ impl Shard {
 
     /// The stream has a successor's fence, or its slot cannot be won: nothing that waits will be acknowledged, and every
     /// partition has to be claimed anew.
-    pub(super) fn stream_lost(self: &Rc<Self>, stream: StreamId, lost: Lost) {
+    pub(super) fn stream_lost(&self, stream: StreamId, lost: Lost) {
         let mut state = self.state.borrow_mut();
         if state.stream.as_ref().is_none_or(|open| open.id != stream) {
             return;
@@ -361,6 +371,7 @@ impl Shard {
         if !self.stopped.get() {
             match lost {
                 Lost::Fenced => log::warn!("stream {stream:?} was fenced by a successor: its partitions are given up"),
+                Lost::Damaged => log::error!("stream {stream:?} is damaged: its partitions are claimed anew"),
                 Lost::GivenUp => log::error!("stream {stream:?} cannot be written: its partitions are claimed anew"),
             }
         }
@@ -388,6 +399,8 @@ impl State {
         for (_, mut partition) in self.partitions.drain() {
             wake_all(&mut partition.waiters);
         }
+        // They are claimed anew with all others, and may be whole then.
+        self.quarantined.values_mut().for_each(Quarantined::retry_now);
         self.dirty.clear();
         self.buffered_bytes = 0;
         self.buffered_since = None;

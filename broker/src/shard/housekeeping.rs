@@ -22,15 +22,29 @@ impl Shard {
         }
     }
 
-    /// One round: what was asked for, then roll, merge, trim, expire, delete.
+    /// One round: what was asked for, then roll, merge, trim, expire, delete. A step that fails does not keep the others
+    /// from their turn.
+    ///
+    /// # Errors
+    /// The first that a step had; all are tried again in the next round.
     pub async fn housekeeping(&self) -> Result<(), ClaimError> {
-        self.apply_deletions().await?;
+        let deleted_records = self.apply_deletions().await;
         self.hand_over_all().await;
         self.roll_due().await;
+        let merged = self.merge_all().await;
+        let trimmed = self.trim().await;
+        let retained = self.apply_retention().await;
+        let deleted_objects = self.delete_doomed().await;
+        let mut steps = [deleted_records, merged, trimmed, retained, deleted_objects].into_iter();
+        let first = steps.find(Result::is_err).unwrap_or(Ok(()));
+        for error in steps.filter_map(Result::err) {
+            log::warn!("housekeeping of shard {}: {error}; trying again", self.config.shard);
+        }
+        first
+    }
+
+    async fn merge_all(&self) -> Result<(), ClaimError> {
         while self.merge_slots().await? {}
-        self.trim().await?;
-        self.apply_retention().await?;
-        self.delete_doomed().await?;
         Ok(())
     }
 

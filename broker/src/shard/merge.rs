@@ -1,12 +1,14 @@
 //! Merging write-ahead objects, so that the stream's live part stays within its budget, and trimming what nobody needs.
 
+use super::flush::Lost;
 use super::takeover::ClaimError;
 use super::{LiveObject, Shard};
 use kafscale_metastore::keys::MergedObject;
+use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::{Location, ObjectRef, PartitionKey, TailRun};
 use kafscale_storage_engine::producer_state;
 use kafscale_storage_engine::wal::merge::{self, Budget, LiveObject as MergeInput};
-use kafscale_storage_engine::wal::{Kind, Run, StreamId, WalBuilder};
+use kafscale_storage_engine::wal::{Kind, Run, StreamId, WalBuilder, WalHeader};
 
 /// Partitions looked at before others on this core have their turn.
 const YIELD_AFTER: usize = 256;
@@ -20,15 +22,24 @@ impl Shard {
         let (first_seq, last_seq) = (objects[0].object.first_seq, objects[objects.len() - 1].object.last_seq);
         let runs = self.runs_in(stream, first_seq, last_seq).await;
         let nonce = u128::from(self.runtime.random_u64());
-        let mut builder = WalBuilder::new(Kind::Merged, stream, first_seq, last_seq, nonce);
-        let gathered = self.gather(runs.iter().map(|(_, run)| run)).await?;
-        for tail in runs.chunk_by(|a, b| a.0 == b.0) {
-            let mut batches = Vec::new();
-            for (_, run) in tail {
-                batches.extend(self.run_batches(run, &gathered).await?);
+        let mut builder = WalBuilder::new(&WalHeader {
+            kind: Kind::Merged,
+            stream,
+            first_seq,
+            last_seq,
+            nonce,
+            // What is merged is committed.
+            vouched: last_seq + 1,
+        });
+        match self.push_runs(&mut builder, &runs).await {
+            Err(error @ (StoreError::Damaged(_) | StoreError::NotFound(_))) => {
+                // Nothing behind it could ever be merged or trimmed. Claimed anew, every partition that did not lose
+                // anything goes on in a new stream, and the damaged object holds up nobody else.
+                log::error!("slots {first_seq} to {last_seq} of stream {stream} cannot be merged: {error}");
+                self.stream_lost(stream, Lost::Damaged);
+                return Ok(false);
             }
-            builder.push_run(merged_run(tail), batches);
-            self.runtime.yield_now().await;
+            pushed => pushed?,
         }
         let object = builder.finish();
         let merged = ObjectRef {
@@ -46,6 +57,19 @@ impl Shard {
         };
         self.install_merged(merged, level, placed, object.len).await?;
         Ok(true)
+    }
+
+    async fn push_runs(&self, builder: &mut WalBuilder, runs: &[(PartitionKey, TailRun)]) -> Result<(), StoreError> {
+        let gathered = self.gather(runs.iter().map(|(_, run)| run)).await?;
+        for tail in runs.chunk_by(|a, b| a.0 == b.0) {
+            let mut batches = Vec::new();
+            for (_, run) in tail {
+                batches.extend(self.run_batches(run, &gathered).await?);
+            }
+            builder.push_run(merged_run(tail), batches);
+            self.runtime.yield_now().await;
+        }
+        Ok(())
     }
 
     fn plan_merge(&self) -> Option<(StreamId, Vec<LiveObject>, u8)> {

@@ -16,6 +16,7 @@ mod leadership;
 mod merge;
 pub mod ownership;
 pub mod produce;
+mod quarantine;
 mod read_ahead;
 mod records;
 mod retention;
@@ -23,6 +24,7 @@ pub mod roll;
 mod roll_policy;
 pub mod segments;
 pub mod status;
+pub mod tail;
 pub mod takeover;
 
 use crate::cluster::image::{ClusterImage, TopicImage};
@@ -32,6 +34,7 @@ use crate::mailbox::{
     ShardStats,
 };
 use crate::metrics::{Metrics, TopicMetrics};
+use crate::quarantine::QuarantineBoard;
 use crate::runtime::{Instant, Runtime};
 use crate::topic_config::TopicConfig;
 use bytes::BytesMut;
@@ -111,6 +114,8 @@ pub struct ShardConfig {
     pub retention_interval: Duration,
     /// Defaults of topic settings, by Kafka's names.
     pub topic_defaults: Arc<BTreeMap<String, String>>,
+    /// Where the broker's quarantined partitions are written down.
+    pub board: QuarantineBoard,
 }
 
 /// A shard. Cheap to share within its executor.
@@ -149,6 +154,8 @@ type PartitionMap = HashMap<PartitionKey, Partition, BuildHasherDefault<DefaultH
 
 struct State {
     partitions: PartitionMap,
+    /// Partitions that this shard should serve and refuses. None of them is in `partitions`.
+    quarantined: BTreeMap<PartitionKey, quarantine::Quarantined>,
     stream: Option<OpenStream>,
     arena: BytesMut,
     dirty: Vec<PartitionKey>,
@@ -220,6 +227,8 @@ struct Partition {
     segments: segments::SegmentList,
     hints: VecDeque<fetch::PositionHint>,
     retention_checked: Instant,
+    /// It could not be rolled because of damage, and is not tried before this.
+    roll_rests_until: Instant,
     /// It is being handed over: nothing is appended any more.
     moving: bool,
     /// The transaction that releases it is under way: it may be another's before this shard hears of it, so nothing is read
@@ -269,6 +278,7 @@ impl Shard {
             metrics,
             state: RefCell::new(State {
                 partitions: PartitionMap::default(),
+                quarantined: BTreeMap::new(),
                 stream: None,
                 arena: BytesMut::new(),
                 dirty: Vec::new(),
@@ -426,6 +436,7 @@ impl Shard {
             live_objects: state.stream.as_ref().map_or(0, |stream| stream.live.len()),
             live_runs: state.stream.as_ref().map_or(0, OpenStream::live_runs),
             puts_in_flight: state.stream.as_ref().map_or(0, OpenStream::in_flight),
+            quarantined: state.quarantined.keys().copied().collect(),
         }
     }
 }
@@ -488,7 +499,7 @@ impl State {
     /// The partition, if this shard leads it in the epoch that the client believes in.
     fn led(&self, key: PartitionKey, current_leader_epoch: i32) -> Result<&Partition, ErrorCode> {
         let partition = self.partitions.get(&key).filter(|partition| !partition.releasing);
-        let partition = partition.ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
+        let partition = partition.ok_or_else(|| quarantine::refusal(&self.quarantined, key))?;
         let epoch = partition.log.leader_epoch();
         if current_leader_epoch >= 0 && current_leader_epoch < epoch {
             return Err(ErrorCode::FENCED_LEADER_EPOCH);

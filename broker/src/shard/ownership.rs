@@ -1,8 +1,10 @@
 //! Which partitions this shard owns: claims them when nobody live does, gives them up when somebody else has.
 
 use super::fetch::wake_all;
+use super::quarantine::Quarantined;
 use super::segments::SegmentList;
-use super::takeover::{ClaimError, StreamTail};
+use super::tail::{self, StreamTail};
+use super::takeover::ClaimError;
 use super::{OpenStream, Partition, PendingProduce, Shard, ShardConfig, State};
 use crate::cluster::image::{preferred_shards, ClusterImage, TopicImage};
 use crate::mailbox::ProduceResult;
@@ -10,7 +12,7 @@ use crate::metrics::Metrics;
 use crate::planted::{self, Bug};
 use crate::topic_config::TopicConfig;
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::future::{select, try_join_all};
 use futures::stream::{self, StreamExt};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::types::TopicId;
@@ -54,11 +56,14 @@ struct Found {
     record: Option<(PartitionRecord, Revision)>,
 }
 
+/// What the streams that were taken over hold, or why that cannot be known.
+type Tails = HashMap<StreamId, Result<StreamTail, String>>;
+
 impl Shard {
     /// Claims what should be claimed whenever the cluster changes, until the shard stops.
     pub(super) async fn ownership_loop(self: Rc<Self>) {
         while !self.stopped.get() {
-            self.ownership_wake.wait().await;
+            self.wait_for_ownership_work().await;
             if self.stopped.get() || self.draining.get() {
                 continue;
             }
@@ -66,6 +71,18 @@ impl Shard {
                 log::warn!("claim partitions: {error}; trying again");
                 self.runtime.sleep(CLAIM_RETRY).await;
                 self.ownership_wake.wake();
+            }
+        }
+    }
+
+    /// Waits until the cluster changes or a quarantined partition is to be tried again.
+    async fn wait_for_ownership_work(&self) {
+        let next_retry = self.state.borrow().next_retry();
+        match next_retry {
+            None => self.ownership_wake.wait().await,
+            Some(at) => {
+                let pause = self.runtime.sleep(at.saturating_sub(self.runtime.now()));
+                drop(select(Box::pin(self.ownership_wake.wait()), pause).await);
             }
         }
     }
@@ -98,6 +115,26 @@ impl Shard {
         for key in deleted {
             state.drop_partition(key, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
         }
+        let others = |key: &PartitionKey, refused: &Quarantined| match image.topic_by_id(key.topic_id) {
+            _ if image.deleted.contains(&key.topic_id) => true,
+            None => false,
+            Some(topic) => {
+                let leader = topic.leaders.get(key.partition as usize).copied().flatten();
+                leader.is_some_and(|leader| Some(leader.leader_epoch) > refused.leader_epoch)
+                    && image.live_leader(topic, key.partition).is_some_and(|leader| {
+                        (leader.broker_id, leader.shard) != (self.config.broker_id, self.config.shard)
+                    })
+            }
+        };
+        let gone: Vec<PartitionKey> = state
+            .quarantined
+            .iter()
+            .filter(|(key, refused)| others(key, refused))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in gone {
+            self.forget_quarantine(&mut state, key);
+        }
         if !taken.is_empty() {
             // Whoever claimed them fenced this stream first: nothing of it can be acknowledged any more.
             log::warn!(
@@ -127,10 +164,23 @@ impl Shard {
             .flat_map(|(record, _)| streams_of(record))
             .filter(|id| *id != stream)
             .collect();
-        let mut tails = HashMap::new();
+        let mut tails = Tails::new();
+        let mut failed = None;
         for id in streams {
-            tails.insert(id, self.take_over(id).await?);
+            let tail = self.take_over(id).await;
+            match tail {
+                Err(error) if !error.is_damage() => {
+                    // The others would wait as long for the same store. What needs none of them is claimed now.
+                    failed = Some(error);
+                    break;
+                }
+                tail => drop(tails.insert(id, tail.map_err(|error| error.to_string()))),
+            }
         }
+        free.retain(|found| {
+            let mut streams = found.record.iter().flat_map(|(record, _)| streams_of(record));
+            streams.all(|id| id == stream || tails.contains_key(&id))
+        });
         let (image, tails) = (&image, &tails);
         let results: Vec<Result<usize, ClaimError>> = stream::iter(batches(&free, self.config.claim_batch))
             .map(|batch| self.claim(image, batch, stream, tails))
@@ -139,7 +189,10 @@ impl Shard {
             .await;
         let mut claimed = 0;
         for result in results {
-            claimed += result?;
+            match result {
+                Ok(count) => claimed += count,
+                Err(error) => failed = Some(error),
+            }
         }
         let took = self.runtime.now() - started;
         log::info!(
@@ -147,12 +200,13 @@ impl Shard {
             self.config.shard,
             wanted.len()
         );
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     fn wanted(&self, image: &ClusterImage) -> Vec<Wanted> {
         let state = self.state.borrow();
         let (me, shards) = (self.config.broker_id, self.config.shards);
+        let now = self.runtime.now();
         let mut wanted = Vec::new();
         for topic in image.topics.values() {
             let topic_id = topic.record.topic_id;
@@ -160,7 +214,7 @@ impl Shard {
                 let key = PartitionKey { topic_id, partition };
                 // A record that is there and cannot be read, or was there: nobody knows what a claim would have to keep.
                 let unreadable = image.unreadable.contains_key(&Key::Partition(topic_id, partition));
-                if !unreadable && !state.partitions.contains_key(&key) {
+                if !unreadable && !state.partitions.contains_key(&key) && !state.is_resting(key, now) {
                     wanted.push(Wanted {
                         key,
                         topic: topic.clone(),
@@ -184,13 +238,14 @@ impl Shard {
         wanted
     }
 
-    /// Claims a batch, free by this picture, in one transaction; returns how many partitions that were.
+    /// Claims a batch, free by this picture, in one transaction; returns how many partitions that were. One that cannot be
+    /// opened because of damage is claimed as quarantined.
     async fn claim(
         &self,
         image: &ClusterImage,
         batch: &[Found],
         stream: StreamId,
-        tails: &HashMap<StreamId, StreamTail>,
+        tails: &Tails,
     ) -> Result<usize, ClaimError> {
         let owners = batch.iter().filter_map(|found| found.record.as_ref());
         let mut txn = Txn {
@@ -214,11 +269,17 @@ impl Shard {
         };
         let opened = try_join_all(batch.iter().map(|found| async move {
             let record = found.record.as_ref().map(|(record, _)| record.clone());
-            let (mut log, record) = self.open_log(found.key, record, stream, tails).await?;
-            if let (None, Some(last)) = (&found.record, last_producer) {
-                log.producers.may_have_forgotten(last);
-            }
-            Ok::<_, ClaimError>((found, log, record))
+            let opened = match self.open_log(found.key, record.clone(), stream, tails).await {
+                Ok((mut log, record)) => {
+                    if let (None, Some(last)) = (&found.record, last_producer) {
+                        log.producers.may_have_forgotten(last);
+                    }
+                    (Ok(log), record)
+                }
+                Err(error) if error.is_damage() => (Err(error.to_string()), self.refused_record(record, stream)),
+                Err(error) => return Err(error),
+            };
+            Ok::<_, ClaimError>((found, opened.0, opened.1))
         }))
         .await?;
         txn.ops.extend(opened.iter().map(|(found, _, record)| Op::Put {
@@ -235,12 +296,19 @@ impl Shard {
             self.settle_own_stream(stream).await?;
             return Err(ClaimError::Contended("the partitions to claim".to_string()));
         }
-        let mut state = self.state.borrow_mut();
-        if state.stream.as_ref().map(|open| open.id) != Some(stream) {
+        if self.state.borrow().stream.as_ref().map(|open| open.id) != Some(stream) {
             return Err(ClaimError::Contended(format!("stream {stream}")));
         }
-        let count = opened.len();
+        let mut count = 0;
         for (found, log, record) in opened {
+            let leader_epoch = record.leader_epoch;
+            let log = match log {
+                Ok(log) => log,
+                Err(why) => {
+                    self.set_quarantined(&found.topic, found.key, Some(leader_epoch), &why);
+                    continue;
+                }
+            };
             let partition = Partition::new(
                 log,
                 record,
@@ -249,7 +317,10 @@ impl Shard {
                 &self.config.topic_defaults,
                 &self.metrics,
             );
+            let mut state = self.state.borrow_mut();
+            self.forget_quarantine(&mut state, found.key);
             state.partitions.insert(found.key, partition);
+            count += 1;
         }
         Ok(count)
     }
@@ -261,6 +332,54 @@ impl Shard {
         let open = state.open(stream).filter(|open| open.record.state == StreamState::Open);
         let open = open.ok_or_else(|| ClaimError::Contended(format!("stream {stream}")))?;
         Ok(Compare::ModRevision(stream_key(stream.0), open.mod_revision))
+    }
+
+    /// The record of a partition that this shard owns and refuses. It names all streams that it named before.
+    fn refused_record(&self, found: Option<PartitionRecord>, stream: StreamId) -> PartitionRecord {
+        let old = found.unwrap_or_else(never_claimed);
+        let ShardConfig {
+            broker_id,
+            incarnation,
+            shard,
+            ..
+        } = self.config;
+        if (old.leader, old.leader_incarnation, old.shard, old.stream) == (broker_id, incarnation, shard, stream.0) {
+            return old;
+        }
+        let tail_streams = streams_of(&old).filter(|id| *id != stream).map(|id| id.0).collect();
+        PartitionRecord {
+            leader: self.config.broker_id,
+            leader_incarnation: self.config.incarnation,
+            shard: self.config.shard,
+            leader_epoch: old.leader_epoch + 1,
+            stream: stream.0,
+            tail_streams,
+            ..old
+        }
+    }
+
+    /// Refuses a partition, and says so when that is news.
+    fn set_quarantined(&self, topic: &Arc<TopicImage>, key: PartitionKey, leader_epoch: Option<i32>, why: &str) {
+        let now = self.runtime.now();
+        self.state
+            .borrow_mut()
+            .quarantine(key, topic.clone(), leader_epoch, now);
+        if self.config.board.add(&topic.name, key.partition, why) {
+            log::error!(
+                "partition {}-{} is quarantined, its requests are refused with KAFKA_STORAGE_ERROR: {why}",
+                topic.name,
+                key.partition
+            );
+        }
+    }
+
+    /// A partition is not refused here any longer: it is served, or another's, or gone.
+    fn forget_quarantine(&self, state: &mut State, key: PartitionKey) {
+        if let Some(refused) = state.quarantined.remove(&key) {
+            let (topic, partition) = (&refused.topic.name, key.partition);
+            self.config.board.remove(topic, partition);
+            log::info!("partition {topic}-{partition} is no longer quarantined here");
+        }
     }
 
     /// Whether nobody else leads a partition, by its record: the picture by which it was wanted may be older.
@@ -365,65 +484,56 @@ impl Shard {
         key: PartitionKey,
         found: Option<PartitionRecord>,
         stream: StreamId,
-        tails: &HashMap<StreamId, StreamTail>,
+        tails: &Tails,
     ) -> Result<(PartitionLog, PartitionRecord), ClaimError> {
-        let old = found.unwrap_or(PartitionRecord {
-            leader: -1,
-            leader_incarnation: 0,
-            shard: 0,
-            leader_epoch: -1,
-            stream: NO_STREAM,
-            log_start_offset: 0,
-            rolled_offset: 0,
-            tail_streams: Vec::new(),
-            epoch_starts: Vec::new(),
-        });
-        let mut tail: Vec<TailRun> = Vec::new();
-        let mut tail_streams = Vec::new();
+        let old = found.unwrap_or_else(never_claimed);
         let since_ms = self.runtime.wall_clock_ms();
-        let mut end = old.rolled_offset;
+        let mut streams = Vec::new();
         for id in streams_of(&old) {
-            let tail_of = match tails.get(&id) {
-                Some(tail_of) => tail_of.get(&key),
+            match tails.get(&id) {
+                Some(Ok(tail)) => streams.push(tail),
+                Some(Err(why)) => {
+                    return Err(ClaimError::Inconsistent(format!(
+                        "its stream {id} cannot be used: {why}"
+                    )))
+                }
                 // Nothing of this shard's open stream is left where it claims: it was rolled before it was given up.
-                None if id == stream => None,
+                None if id == stream => {}
                 None => {
                     return Err(ClaimError::Inconsistent(format!(
                         "stream {id} of {key:?} is not sealed"
                     )))
                 }
-            };
-            for (object, run) in tail_of
-                .into_iter()
-                .flatten()
-                .filter(|(_, run)| run.next_offset > old.rolled_offset)
-            {
-                if run.base_offset > end || run.next_offset <= end {
-                    return Err(ClaimError::Inconsistent(format!(
-                        "{key:?} ends at {end}, and {object:?} goes on with {}..{}",
-                        run.base_offset, run.next_offset
-                    )));
-                }
-                end = run.next_offset;
-                tail.push(TailRun {
-                    base_offset: run.base_offset,
-                    next_offset: run.next_offset,
-                    leader_epoch: run.leader_epoch,
-                    max_timestamp: run.max_timestamp,
-                    since_ms,
-                    location: Location {
-                        object: *object,
-                        position: run.position,
-                        length: run.length,
-                    },
-                    batches: None,
-                    producers: run.producers.clone(),
-                });
-                if tail_streams.last() != Some(&id.0) {
-                    tail_streams.push(id.0);
-                }
             }
         }
+        // Where an epoch began, the one before had ended.
+        let known_end = old.epoch_starts.last().map_or(0, |(_, start)| *start);
+        let runs = match tail::assemble(key, old.rolled_offset, known_end, streams.into_iter()) {
+            Err(lost) if planted::is(Bug::QuarantineForgotten) => {
+                log::info!("{lost}");
+                Vec::new()
+            }
+            runs => runs?,
+        };
+        let mut tail_streams: Vec<u64> = runs.iter().map(|(object, _)| object.stream.0).collect();
+        tail_streams.dedup();
+        let tail = runs
+            .into_iter()
+            .map(|(object, run)| TailRun {
+                base_offset: run.base_offset,
+                next_offset: run.next_offset,
+                leader_epoch: run.leader_epoch,
+                max_timestamp: run.max_timestamp,
+                since_ms,
+                location: Location {
+                    object,
+                    position: run.position,
+                    length: run.length,
+                },
+                batches: None,
+                producers: run.producers.clone(),
+            })
+            .collect();
         let producers = self.read_producers(key, old.rolled_offset).await?;
         let leader_epoch = old.leader_epoch + 1;
         let log = PartitionLog::open(
@@ -457,17 +567,26 @@ impl Shard {
             return Ok(ProducerState::default());
         }
         let name = self.producers_key(key, rolled_offset);
-        match self.store.get_range(&name, 0..u64::MAX).await {
-            Ok(bytes) => {
-                ProducerState::decode(&bytes).map_err(|error| ClaimError::Inconsistent(format!("{name}: {error}")))
-            }
-            Err(StoreError::NotFound(_)) => Err(ClaimError::Inconsistent(format!("{name} is missing"))),
-            Err(error) => Err(error.into()),
+        let mut damage = String::new();
+        // What looks damaged is read again: the bytes may have been damaged on their way.
+        for _ in 0..2 {
+            damage = match self.store.get_range(&name, 0..u64::MAX).await {
+                Ok(bytes) => match ProducerState::decode(&bytes) {
+                    Ok(state) => return Ok(state),
+                    Err(error) => format!("is damaged: {error}"),
+                },
+                Err(StoreError::NotFound(_)) => "is missing".to_string(),
+                Err(error) => return Err(error.into()),
+            };
         }
+        Err(ClaimError::Inconsistent(format!(
+            "the snapshot of its producers {name} {damage}. Restore that object, or run `kafscale-broker accept-loss \
+             producers TOPIC PARTITION` to go on without what idempotent producers wrote last"
+        )))
     }
 
     /// Key of the producer state as of `offset`.
-    pub(super) fn producers_key(&self, key: PartitionKey, offset: i64) -> String {
+    pub(crate) fn producers_key(&self, key: PartitionKey, offset: i64) -> String {
         let id: String = key.topic_id.0.iter().map(|byte| format!("{byte:02x}")).collect();
         format!(
             "{}/_producers/{id}/{}/{offset:020}.snap",
@@ -555,6 +674,21 @@ fn batches(free: &[Found], claim_batch: usize) -> impl Iterator<Item = &[Found]>
     })
 }
 
+/// The record of a partition that nobody has claimed yet.
+fn never_claimed() -> PartitionRecord {
+    PartitionRecord {
+        leader: -1,
+        leader_incarnation: 0,
+        shard: 0,
+        leader_epoch: -1,
+        stream: NO_STREAM,
+        log_start_offset: 0,
+        rolled_offset: 0,
+        tail_streams: Vec::new(),
+        epoch_starts: Vec::new(),
+    }
+}
+
 /// The streams that may hold records of a partition that are not in segments, oldest first.
 fn streams_of(record: &PartitionRecord) -> impl Iterator<Item = StreamId> + '_ {
     let all = record.tail_streams.iter().copied().chain([record.stream]);
@@ -617,6 +751,7 @@ impl Partition {
             segments,
             hints: VecDeque::new(),
             retention_checked: Duration::ZERO,
+            roll_rests_until: Duration::ZERO,
             moving: false,
             releasing: false,
         };

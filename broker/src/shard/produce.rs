@@ -73,6 +73,7 @@ impl Shard {
         }
         let State {
             partitions,
+            quarantined,
             stream,
             arena,
             dirty,
@@ -82,7 +83,7 @@ impl Shard {
         let partition = partitions
             .get_mut(&key)
             .filter(|partition| !partition.moving)
-            .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
+            .ok_or_else(|| super::quarantine::refusal(quarantined, key))?;
         let stream = stream.as_ref().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
         let (next_seq, in_flight_bytes) = (stream.next_seq, stream.in_flight_bytes as usize);
         let config = partition.config.clone();

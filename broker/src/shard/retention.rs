@@ -33,7 +33,10 @@ impl Shard {
             due
         };
         for key in due {
-            self.retain(key).await?;
+            // What is wrong with one partition's segments does not keep the others'.
+            if let Err(error) = self.retain(key).await {
+                log::warn!("retention of {key:?}: {error}; trying again");
+            }
         }
         Ok(())
     }

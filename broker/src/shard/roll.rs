@@ -13,6 +13,7 @@ use kafscale_codec::record_batch;
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::{PartitionKey, RollPlan, TailRun};
 use kafscale_storage_engine::segment::{self, Part, SegmentBuilder, FOOTER_LEN};
+use std::time::Duration;
 
 /// Partitions rolled at the same time; each waits for a few requests to the object store.
 const AT_ONCE: usize = 16;
@@ -25,6 +26,9 @@ const PER_ROUND: usize = 256;
 
 /// How often a segment's time sidecar is put in the place of another.
 const TIMES_ATTEMPTS: usize = 3;
+
+/// How long a partition whose records are damaged is not rolled again.
+const DAMAGED_PAUSE: Duration = Duration::from_secs(60);
 
 /// Groups of neighbours rolled in one round because the stream has too many runs.
 const GROUPS_OF_TOO_MANY_RUNS: usize = 4;
@@ -55,7 +59,7 @@ impl Shard {
             stream::iter(group)
                 .for_each_concurrent(AT_ONCE, |(key, _)| async move {
                     if let Err(error) = self.roll_from(*key, gathered).await {
-                        log::warn!("roll {key:?}: {error}; trying again");
+                        self.roll_failed(*key, &error);
                     }
                 })
                 .await;
@@ -77,7 +81,11 @@ impl Shard {
         let mut large = Vec::new();
         let mut old = Vec::new();
         let mut rest = Vec::new();
+        let now = self.runtime.now();
         for (key, partition) in &state.partitions {
+            if now < partition.roll_rests_until {
+                continue;
+            }
             let log = &partition.log;
             let Some(since_ms) = log.unrolled_since_ms() else {
                 continue;
@@ -104,6 +112,19 @@ impl Shard {
             (key, bytes.min(most))
         })
         .collect()
+    }
+
+    /// Damage does not go away by itself: the partition waits, and leaves the round to the others.
+    fn roll_failed(&self, key: PartitionKey, error: &ClaimError) {
+        let is_damage = matches!(
+            error,
+            ClaimError::Store(StoreError::Damaged(_) | StoreError::NotFound(_)) | ClaimError::Inconsistent(_)
+        );
+        let pause = if is_damage { DAMAGED_PAUSE } else { Duration::ZERO };
+        log::warn!("roll {key:?}: {error}; trying again in {pause:?}");
+        if let Some(partition) = self.state.borrow_mut().partitions.get_mut(&key) {
+            partition.roll_rests_until = self.runtime.now() + pause;
+        }
     }
 
     /// Rolls a partition's oldest committed records into one segment.

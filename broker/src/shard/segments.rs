@@ -4,7 +4,7 @@ use super::fetch::{damaged, Source};
 use super::{Partition, Shard};
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::PartitionKey;
-use kafscale_storage_engine::segment::{self, Index, Part};
+use kafscale_storage_engine::segment::{self, Index, Part, FOOTER_LEN};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
@@ -27,6 +27,8 @@ pub(super) struct SegmentPosition {
     pub base_offset: i64,
     /// A batch at or before the offset begins here.
     pub position: u64,
+    /// Its batches end here.
+    pub end: u64,
     /// Somebody read up to here, or it is where the segment begins.
     pub in_sequence: bool,
 }
@@ -121,16 +123,23 @@ impl Shard {
         offset: i64,
     ) -> Result<Option<SegmentPosition>, StoreError> {
         self.list_segments(key).await?;
-        let base_offset = {
+        let (base_offset, end) = {
             let state = self.state.borrow();
             let partition = state.partitions.get(&key).ok_or_else(|| given_up(key))?;
-            let found = partition
-                .segments
-                .listed()
-                .and_then(|segments| segments.range(..=offset).next_back());
-            match found {
-                Some((base_offset, _)) => *base_offset,
-                None => return Ok(None),
+            let segments = partition.segments.listed();
+            match segments.and_then(|segments| segments.range(..=offset).next_back()) {
+                Some((base_offset, segment)) => (*base_offset, segment.bytes.saturating_sub(FOOTER_LEN as u64)),
+                // Retention has removed it meanwhile.
+                None if offset < partition.log.log_start_offset() => return Ok(None),
+                None => {
+                    let first = segments.and_then(|segments| segments.keys().next());
+                    return Err(StoreError::Damaged(format!(
+                        "offset {offset} of {key:?} is in no segment: the log starts at {}, its first segment {}. Restore \
+                         the segment, or delete the records before it (`kafka-delete-records.sh`)",
+                        partition.log.log_start_offset(),
+                        first.map_or("is missing".to_string(), |first| format!("begins at {first}"))
+                    )));
+                }
             }
         };
         if let Some(position) = self
@@ -143,6 +152,7 @@ impl Shard {
             return Ok(Some(SegmentPosition {
                 base_offset,
                 position,
+                end,
                 in_sequence: true,
             }));
         }
@@ -150,6 +160,7 @@ impl Shard {
         Ok(Some(SegmentPosition {
             base_offset,
             position: index.position(offset),
+            end,
             in_sequence: offset == base_offset,
         }))
     }
@@ -162,7 +173,20 @@ impl Shard {
         }
         let name = self.segment_part_key(key, base_offset, Part::Index)?;
         let bytes = self.cache.read(&name, 0..u64::MAX).await?.concat();
-        let index = Rc::new(Index::parse(&bytes).map_err(damaged)?);
+        let index = match Index::parse(&bytes) {
+            Ok(index) => index,
+            Err(error) => {
+                self.metrics.damaged_reads.add(1);
+                log::error!("{name} is damaged: {error}; reading it again");
+                let bytes = self
+                    .cache
+                    .read_again(&name, 0..bytes.len().max(1) as u64)
+                    .await?
+                    .concat();
+                Index::parse(&bytes).map_err(|error| damaged(format!("{name}: {error}")))?
+            }
+        };
+        let index = Rc::new(index);
         if let Some(partition) = self.state.borrow_mut().partitions.get_mut(&key) {
             let indexes = &mut partition.segments.indexes;
             if indexes.len() == INDEXES_MAX {
@@ -239,16 +263,24 @@ impl Shard {
         }
         let name = self.segment_part_key(key, base_offset, Part::Kfst)?;
         let max_timestamp = match self.store.get_range(&name, 0..64).await {
-            Ok(bytes) => segment::parse_max_timestamp(&bytes).map_err(damaged)?,
+            Ok(bytes) => match segment::parse_max_timestamp(&bytes) {
+                Ok(max_timestamp) => Some(max_timestamp),
+                Err(error) => {
+                    log::warn!("{name} is damaged: {error}; the records count as young as their segment");
+                    None
+                }
+            },
+            Err(StoreError::NotFound(_)) => None,
+            Err(error) => return Err(error),
+        };
+        let max_timestamp = match max_timestamp {
+            Some(max_timestamp) => max_timestamp,
             // The sidecar is optional. Without it the records are taken to be as young as the segment.
-            Err(StoreError::NotFound(_)) => {
-                let header = self
-                    .store
-                    .get_range(&self.segment_key(key, base_offset)?, 0..segment::HEADER_LEN as u64)
-                    .await?;
+            None => {
+                let name = self.segment_key(key, base_offset)?;
+                let header = self.store.get_range(&name, 0..segment::HEADER_LEN as u64).await?;
                 segment::parse_created(&header).map_err(damaged)?
             }
-            Err(error) => return Err(error),
         };
         if let Some(partition) = self.state.borrow_mut().partitions.get_mut(&key) {
             if let Some(found) = partition.segments.segments.get_mut(&base_offset) {

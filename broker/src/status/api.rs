@@ -124,6 +124,9 @@ impl Status {
             partitions,
             leaderless,
             unreadable: self.node.unreadable(),
+            quarantined: (self.node.shard.config.board.all().into_iter())
+                .map(|((topic, partition), why)| QuarantinedFacts { topic, partition, why })
+                .collect(),
             size_bytes: sizes.sum(),
             rates: picture.rates(None),
         })

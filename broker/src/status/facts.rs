@@ -27,10 +27,23 @@ pub struct Overview {
     pub leaderless: usize,
     /// Values of the metastore that this broker cannot read, by key, with the reason.
     pub unreadable: BTreeMap<String, String>,
+    /// Partitions that this broker refuses because what they need is damaged.
+    pub quarantined: Vec<QuarantinedFacts>,
     /// Bytes of all records whose partitions this broker leads.
     pub size_bytes: u64,
     /// Traffic of this broker.
     pub rates: Rates,
+}
+
+/// A partition that is refused.
+#[derive(Debug, Serialize)]
+pub struct QuarantinedFacts {
+    /// Its topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// What is wrong, and what to do.
+    pub why: String,
 }
 
 /// A broker.

@@ -17,6 +17,22 @@ pub enum Tool {
     },
     /// Make the metastore anew of the objects.
     Rebuild,
+    /// Give up what a missing or damaged object held.
+    AcceptLoss {
+        /// What is given up.
+        what: Loss,
+        /// Do it; otherwise only say what would be lost.
+        execute: bool,
+    },
+}
+
+/// What an operator gives up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    /// The object that holds this slot of this stream.
+    Slot(u64, u64),
+    /// What idempotent producers wrote to this partition of a topic.
+    Producers(String, i32),
 }
 
 /// What is shown.
@@ -47,6 +63,8 @@ pub const TOOLS_HELP: &str = "  inspect wal [STREAM]                  write-ahea
   inspect metastore [PREFIX]            topics, partitions, streams, groups, offsets ...
   verify [--without-metastore]          check all objects; ends with 0: sound, 1: problems, 2: not checked
   reconcile [--dry-run]                 delete what nothing refers to, or say what would be deleted
+  accept-loss STREAM SLOT [--execute]   say, or accept, what a missing or damaged write-ahead object loses
+  accept-loss producers TOPIC PARTITION [--execute]   the same for the snapshot of a partition's producers
   rebuild                               write an empty metastore anew from the objects";
 
 impl Tool {
@@ -74,6 +92,10 @@ impl Tool {
                 dry_run: flag("--dry-run"),
             }),
             ("rebuild", []) => Ok(Tool::Rebuild),
+            ("accept-loss", words) => accepted(words).map(|what| Tool::AcceptLoss {
+                what,
+                execute: flag("--execute"),
+            }),
             ("verify" | "reconcile" | "rebuild", [word, ..]) => {
                 Err(format!("{command} does not know what to do with {word:?}"))
             }
@@ -88,6 +110,20 @@ impl Tool {
             }
         }
     }
+}
+
+fn accepted(words: &[&str]) -> Result<Loss, String> {
+    let loss = match words {
+        ["producers", topic, partition] => partition.parse().ok().map(|at| Loss::Producers(topic.to_string(), at)),
+        [stream, slot] => u64::from_str_radix(stream, 16)
+            .ok()
+            .zip(slot.parse().ok())
+            .map(|(stream, slot)| Loss::Slot(stream, slot)),
+        _ => None,
+    };
+    let usage =
+        "accept-loss needs STREAM SLOT (hexadecimal and decimal, as in the object's key) or producers TOPIC PARTITION";
+    loss.ok_or_else(|| format!("{usage}, not {:?}", words.join(" ")))
 }
 
 fn inspect(words: &[&str]) -> Result<What, String> {
@@ -148,8 +184,22 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_is_only_shown_unless_execute_is_said() {
+        let what = Loss::Slot(0x1f, 12);
+        let (tool, ..) = split("accept-loss 1f 12 --data-dir x");
+        let execute = false;
+        assert_eq!(tool, Some(Tool::AcceptLoss { what, execute }));
+        let (tool, rest, _) = split("accept-loss producers orders 3 --execute --data-dir x");
+        let what = Loss::Producers("orders".to_string(), 3);
+        assert_eq!(tool, Some(Tool::AcceptLoss { what, execute: true }));
+        assert_eq!(rest, ["--data-dir", "x"]);
+    }
+
+    #[test]
     fn a_mistake_is_told_and_does_not_become_a_broker() {
         for line in [
+            "accept-loss 1f",
+            "accept-loss orders 0",
             "inspect",
             "inspect wal xyz",
             "inspect segments a b",

@@ -3,6 +3,7 @@
 //! What a command found goes to the standard output, one JSON object a line. It ends with 0 if all is well, with 1 if it
 //! found problems, with 2 if it could not do its work.
 
+mod accept_loss;
 mod command;
 mod describe;
 mod inspect;
@@ -13,7 +14,7 @@ mod reconcile;
 mod segments;
 mod verify;
 
-pub use command::{Tool, What, TOOLS_HELP};
+pub use command::{Loss, Tool, What, TOOLS_HELP};
 
 use crate::assembly::{Assembly, Tuning};
 use crate::cluster::reconciler::ReconcileError;
@@ -213,6 +214,12 @@ fn work(tool: Tool, settings: Settings) -> Result<bool, Box<dyn std::error::Erro
             Tool::Inspect(what) => inspect::run(&place, what, &mut output).await,
             Tool::Verify { .. } => verify::run(&place, &mut output).await,
             Tool::Reconcile { dry_run } => reconcile::run(&place, dry_run, &mut output).await,
+            Tool::AcceptLoss { what, execute } => match what {
+                Loss::Slot(stream, slot) => accept_loss::run(&place, stream, slot, execute, &mut output).await,
+                Loss::Producers(topic, partition) => {
+                    accept_loss::producers(&place, &topic, partition, execute, &mut output).await
+                }
+            },
             Tool::Rebuild => rebuild::run(&place, &mut output).await,
         };
         output.flush()?;

@@ -154,7 +154,7 @@ fn take_batches(
         if rest.len() < len {
             return true;
         }
-        if let Err(error) = record_batch::validate(&rest[..len]) {
+        if let Err(error) = record_batch::validate_stored(&rest[..len]) {
             found.problems.push(format!("the batch at byte {position}: {error}"));
         }
         if found.next_offset.is_some_and(|next| next != header.base_offset) {

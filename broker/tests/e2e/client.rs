@@ -271,9 +271,12 @@ pub fn records_of(data: &PartitionData) -> Vec<Record> {
     let bytes: Vec<u8> = bytes.collect();
     record_batch::iter_batches(&bytes)
         .flat_map(|batch| {
-            let (_, batch) = batch.unwrap();
-            record_batch::validate(batch).unwrap();
-            record_batch::records(batch).unwrap()
+            let (header, batch) = batch.unwrap();
+            record_batch::validate_stored(batch).unwrap();
+            match header.record_count {
+                0 => Vec::new(),
+                _ => record_batch::records(batch).unwrap(),
+            }
         })
         .collect()
 }

@@ -13,10 +13,6 @@ use kafscale_storage_engine::wal::{self, Kind, HEADER_LEN};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How many slots at the end of a stream are not lost: as many may have been on their way when it ended, and one more
-/// tells how far those before it were committed.
-const LAST_SLOTS: u64 = 6;
-
 /// What is done to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Harm {
@@ -69,6 +65,9 @@ impl Damages {
         let (Some(content), Some(others)) = (store.read_now(key), store.read_now(other)) else {
             return;
         };
+        if harm == Harm::Swapped && !can_be_told_apart(key, other) {
+            return;
+        }
         log::info!("nemesis: {key} is {harm:?}");
         match harm {
             Harm::Lost => store.remove_now(key),
@@ -95,9 +94,16 @@ impl Damages {
     /// What can be harmed in this way so that it can be told.
     fn candidates(&self, store: &MemoryStore, harm: Harm) -> Vec<String> {
         let keys = store.keys();
-        let mut last_data: BTreeMap<u64, u64> = BTreeMap::new();
-        for (stream, seq) in keys.iter().filter_map(|key| self.slot(key)) {
-            last_data.insert(stream, seq);
+        // Up to where each stream was durable, by what its slots say.
+        let mut vouched: BTreeMap<u64, u64> = BTreeMap::new();
+        for key in &keys {
+            let header = store
+                .read_now(key)
+                .and_then(|content| wal::parse_header(content.get(..HEADER_LEN)?).ok());
+            if let (Some((stream, _)), Some(header)) = (self.slot(key), header) {
+                let known = vouched.entry(stream).or_default();
+                *known = (*known).max(header.vouched);
+            }
         }
         let can_be = |key: &&String| {
             let content = store.read_now(key).unwrap_or_default();
@@ -109,7 +115,7 @@ impl Damages {
             };
             let header = content.get(..HEADER_LEN).map(wal::parse_header);
             let is_data = matches!(header, Some(Ok(header)) if header.kind == Kind::Data);
-            is_data && (harm == Harm::Cut || harm == Harm::Flipped || seq + LAST_SLOTS <= last_data[&stream])
+            is_data && (harm == Harm::Cut || harm == Harm::Flipped || seq < vouched[&stream])
         };
         keys.iter().filter(can_be).cloned().collect()
     }
@@ -178,4 +184,12 @@ impl Damages {
         }
         places
     }
+}
+
+/// Whether a broker can notice that these two have each other's content. Segments say at which offset they begin and not of
+/// which partition they are, and snapshots of producers say neither.
+fn can_be_told_apart(key: &str, other: &str) -> bool {
+    let name = |key: &str| key.rsplit('/').next().map(str::to_string);
+    let both_are = |ending| key.ends_with(ending) && other.ends_with(ending);
+    key.contains("/_wal/") || (name(key) != name(other) && !both_are(".snap"))
 }

@@ -17,6 +17,7 @@ mod net;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod random;
+mod replacing;
 mod scenario;
 mod session;
 mod switches;

@@ -134,3 +134,14 @@ fn a_roll_that_nobody_fences_is_found() {
 fn times_that_are_written_before_their_segment_are_found() {
     must_be_found(Bug::TimesFirst);
 }
+
+/// Damage is what it shows in.
+const DAMAGE: Switches = Switches {
+    damage: true,
+    ..Switches::STANDARD
+};
+
+#[test]
+fn a_damaged_partition_that_is_served_shortened_is_found() {
+    must_be_found_among(Bug::QuarantineForgotten, DAMAGE);
+}

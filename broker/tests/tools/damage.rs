@@ -1,7 +1,10 @@
 //! What verify says of stores that are sound, and of stores that are not; what the others show and do.
 
-use crate::setup::{filled, flip, Place, TOPIC};
+use crate::setup::{assert_all_there, fill, filled, flip, Acked, Place, TOPIC};
+use crate::support::{Broker, PATIENCE, PAUSE};
+use kafscale_codec::error_code::ErrorCode;
 use std::path::Path;
+use std::time::Instant;
 
 /// A filled place whose broker was killed.
 fn left_behind() -> Place {
@@ -161,4 +164,177 @@ fn reconcile_says_what_it_would_do_and_then_does_it() {
     let done = place.run("reconcile");
     assert_eq!(done.lines.last().unwrap()["dry_run"], false);
     assert!(!place.files("/orders/", ".kfs").is_empty());
+}
+
+/// The stream, as a number in its key, and the slot of a file.
+fn slot_of(path: &Path) -> (String, u64) {
+    let stream = name(path.parent().unwrap());
+    let slot = name(path).trim_end_matches(".wal").parse().unwrap();
+    (stream, slot)
+}
+
+/// A place whose broker was killed, a slot in the middle of what is in no segment, and the partition and offset of the
+/// record that it holds. Every partition of its stream has a record in a later slot.
+fn with_a_slot_to_lose() -> (Place, Acked, std::path::PathBuf, i32, i64) {
+    let place = Place::local();
+    let (mut broker, mut acked) = filled(&place);
+    fill(&mut broker.connect(), &mut acked, 1);
+    broker.kill();
+    let slots = place.slots();
+    let of_stream = |path: &&std::path::PathBuf| path.parent() == slots.last().unwrap().parent();
+    let slot = slots.iter().rev().filter(of_stream).nth(5).unwrap().clone();
+    let shown = place.run("inspect wal");
+    let of_slot = |line: &&serde_json::Value| line["key"].as_str().is_some_and(|key| slot.ends_with(key));
+    let run = &shown.lines.iter().find(of_slot).unwrap()["runs"][0];
+    let (partition, offset) = (
+        run["partition"].as_i64().unwrap() as i32,
+        run["base_offset"].as_i64().unwrap(),
+    );
+    (place, acked, slot, partition, offset)
+}
+
+/// What each partition answers to a question for its end, once it answers for good.
+fn settled_end(client: &mut crate::client::Client, partition: i32) -> Result<i64, ErrorCode> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let end = client.end_offset(TOPIC, partition).unwrap();
+        if end != Err(ErrorCode::NOT_LEADER_OR_FOLLOWER) {
+            return end;
+        }
+        assert!(Instant::now() < until, "partition {partition} has no leader");
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn assert_only_this_is_refused(broker: &Broker, acked: &Acked, refused: i32) {
+    let mut client = broker.connect();
+    assert_eq!(settled_end(&mut client, refused), Err(ErrorCode::KAFKA_STORAGE_ERROR));
+    let batch = crate::client::batch_of(&[b"more"]);
+    assert_eq!(
+        client.produce(TOPIC, refused, batch).error_code,
+        ErrorCode::KAFKA_STORAGE_ERROR
+    );
+    let others: Acked = acked
+        .iter()
+        .filter(|(at, _)| **at != refused)
+        .map(|(at, all)| (*at, all.clone()))
+        .collect();
+    for (partition, values) in &others {
+        assert_eq!(settled_end(&mut client, *partition), Ok(values.len() as i64));
+    }
+    assert_all_there(&mut client, &others);
+    assert!(
+        broker
+            .log()
+            .contains(&format!("partition {TOPIC}-{refused} is quarantined")),
+        "{}",
+        broker.log()
+    );
+}
+
+#[test]
+fn a_slot_missing_below_a_vouched_one_refuses_the_partition_until_the_loss_is_accepted() {
+    let (place, mut acked, slot, partition, offset) = with_a_slot_to_lose();
+    std::fs::remove_file(&slot).unwrap();
+    let mut broker = place.launch.start();
+    assert_only_this_is_refused(&broker, &acked, partition);
+    let (stream, number) = slot_of(&slot);
+    let command = format!("accept-loss {stream} {number}");
+    assert!(
+        broker.log().contains(&format!("kafscale-broker {command}")),
+        "{}",
+        broker.log()
+    );
+    broker.kill();
+    for command in [command.clone(), format!("{command} --execute")] {
+        let said = place.run(&command);
+        assert_eq!(said.status, 0, "{command}: {}", said.errors);
+        let lost = &said.lines[0];
+        assert_eq!(
+            (&lost["lose"], &lost["partition"], &lost["from"], &lost["to"]),
+            (&"records".into(), &partition.into(), &offset.into(), &offset.into()),
+            "{:#?}",
+            said.lines
+        );
+        assert_eq!(said.lines.len(), 2, "nothing else is lost: {:#?}", said.lines);
+    }
+    let again = place.run(&command);
+    assert!(
+        again.status == 2 && again.errors.contains("no loss to accept"),
+        "{}",
+        again.errors
+    );
+    let broker = place.launch.start();
+    let mut client = broker.connect();
+    assert_eq!(settled_end(&mut client, partition), Ok(acked[&partition].len() as i64));
+    let left: Vec<i64> = client
+        .read_from(TOPIC, partition, 0)
+        .iter()
+        .map(|record| record.offset)
+        .collect();
+    let expected: Vec<i64> = (0..acked[&partition].len() as i64).filter(|at| *at != offset).collect();
+    assert_eq!(
+        left, expected,
+        "only the record that was lost is missing, and no offset is used again"
+    );
+    acked.remove(&partition);
+    assert_all_there(&mut client, &acked);
+}
+
+#[test]
+fn a_flipped_bit_of_a_footer_refuses_one_partition_and_the_broker_starts() {
+    let (place, acked, slot, partition, _) = with_a_slot_to_lose();
+    flip(&slot, 30);
+    let broker = place.launch.start();
+    assert_only_this_is_refused(&broker, &acked, partition);
+}
+
+#[test]
+fn a_damaged_snapshot_of_producers_refuses_one_partition_until_it_is_given_up() {
+    let place = Place::local();
+    let (mut broker, acked) = filled(&place);
+    broker.kill();
+    let of_partition_2 = |path: &&std::path::PathBuf| path.to_string_lossy().contains("/2/");
+    let snapshots = place.files("/_producers/", ".snap");
+    snapshots.iter().filter(of_partition_2).for_each(|path| flip(path, 1));
+    let mut broker = place.launch.start();
+    assert_only_this_is_refused(&broker, &acked, 2);
+    broker.kill();
+    let said = place.run(&format!("accept-loss producers {TOPIC} 2 --execute"));
+    assert_eq!(said.status, 0, "{}", said.errors);
+    let broker = place.launch.start();
+    let mut client = broker.connect();
+    assert_eq!(settled_end(&mut client, 2), Ok(acked[&2].len() as i64));
+    assert_all_there(&mut client, &acked);
+}
+
+#[test]
+fn a_first_segment_that_is_missing_is_an_error_and_not_an_empty_answer() {
+    let place = Place::local();
+    let (mut broker, acked) = filled(&place);
+    broker.kill();
+    let first = place.files("/orders/1/", ".kfs").remove(0);
+    std::fs::remove_file(&first).unwrap();
+    let damaged = place.files("/orders/3/", ".kfs").remove(0);
+    flip(&damaged, 16 + 10);
+    let broker = place.launch.start();
+    let mut client = broker.connect();
+    assert_eq!(settled_end(&mut client, 1), Ok(acked[&1].len() as i64));
+    assert_eq!(settled_end(&mut client, 3), Ok(acked[&3].len() as i64));
+    assert_eq!(
+        client.fetch(TOPIC, 1, 0, 0).unwrap().error_code,
+        ErrorCode::KAFKA_STORAGE_ERROR
+    );
+    // The last batch of the segment is the damaged one.
+    let next = place.files("/orders/3/", ".kfs").remove(1);
+    let next: i64 = name(&next)["segment-".len()..]
+        .trim_end_matches(".kfs")
+        .parse()
+        .unwrap();
+    assert_eq!(
+        client.fetch(TOPIC, 3, next - 1, 0).unwrap().error_code,
+        ErrorCode::KAFKA_STORAGE_ERROR
+    );
+    assert_eq!(client.fetch(TOPIC, 3, next, 0).unwrap().error_code, ErrorCode::NONE);
+    assert!(broker.log().contains("reading it again"), "{}", broker.log());
 }

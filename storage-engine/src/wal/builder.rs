@@ -29,15 +29,9 @@ pub struct WalBuilder {
 }
 
 impl WalBuilder {
-    /// An object for the slots `first_seq..=last_seq` of `stream`.
-    pub fn new(kind: Kind, stream: StreamId, first_seq: u64, last_seq: u64, nonce: u128) -> Self {
-        let header = encode_header(&WalHeader {
-            kind,
-            stream,
-            first_seq,
-            last_seq,
-            nonce,
-        });
+    /// An object with this header.
+    pub fn new(header: &WalHeader) -> Self {
+        let header = encode_header(header);
         WalBuilder {
             crc32c: crc32c::crc32c(&header),
             parts: vec![header],
@@ -81,9 +75,17 @@ impl WalBuilder {
     }
 }
 
-/// The object that ends a stream before slot `seq`.
+/// The object that ends a stream before slot `seq`. Its writer has seen every slot before it taken.
 pub fn fence_object(stream: StreamId, seq: u64, nonce: u128) -> Vec<Bytes> {
-    WalBuilder::new(Kind::Fence, stream, seq, seq, nonce).finish().parts
+    let header = WalHeader {
+        kind: Kind::Fence,
+        stream,
+        first_seq: seq,
+        last_seq: seq,
+        nonce,
+        vouched: seq,
+    };
+    WalBuilder::new(&header).finish().parts
 }
 
 fn encode_header(header: &WalHeader) -> Bytes {
@@ -96,7 +98,8 @@ fn encode_header(header: &WalHeader) -> Bytes {
     out.put_u64(header.first_seq);
     out.put_u64(header.last_seq);
     out.put_u128(header.nonce);
-    out.put_bytes(0, 12);
+    out.put_u64(header.vouched);
+    out.put_bytes(0, 4);
     out.put_u32(crc32c::crc32c(&out));
     out.freeze()
 }

@@ -115,6 +115,29 @@ pub fn after_fence(seq: u64, outcome: PutOutcome, taken_by: Option<SlotContent>)
     }
 }
 
+/// Puts that a writer of any version has in flight at most: the upper limit of the setting `flush_pipeline`.
+pub const PUTS_IN_FLIGHT_MAX: u64 = 64;
+
+/// Every slot below the returned one was durable when the slot `seq` was written. `vouched` is what its header says.
+///
+/// A writer puts slot `seq` only while fewer than [`PUTS_IN_FLIGHT_MAX`] slots before it are not durable, so even an
+/// object of a version that did not record the field vouches for the slots far enough before it. A fence goes into the
+/// first free slot, so it vouches for all slots before it.
+pub fn vouched_by(seq: u64, is_fence: bool, vouched: u64) -> u64 {
+    match is_fence {
+        true => seq,
+        // A slot cannot vouch for itself: whatever a header says beyond that is not believed.
+        false => vouched.min(seq).max((seq + 1).saturating_sub(PUTS_IN_FLIGHT_MAX)),
+    }
+}
+
+/// Where the search for a stream's end begins: at the first live slot, or at the first slot that no later one vouches
+/// for. A slot below that point counts even if it is missing: it was durable and has been lost, and a fence in its place
+/// would silently cut off everything behind it.
+pub fn search_from(first_live_seq: u64, vouched: u64) -> u64 {
+    first_live_seq.max(vouched)
+}
+
 /// Whether a stream's owner may record a new first live slot, and then delete what lies before.
 pub fn may_trim(state: SealState) -> bool {
     state == SealState::Open
@@ -163,6 +186,24 @@ mod tests {
             after_fence(4, Conflict, Some(SlotContent::Unreadable)),
             SuccessorAction::PutFence(4)
         );
+    }
+
+    #[test]
+    fn a_slot_vouches_for_what_was_durable_before_it_and_never_for_itself() {
+        assert_eq!(vouched_by(9, false, 7), 7);
+        assert_eq!(vouched_by(9, true, 0), 9, "a fence is in the first free slot");
+        assert_eq!(
+            vouched_by(9, false, 0),
+            0,
+            "an older version says nothing of the last few slots"
+        );
+        assert_eq!(
+            vouched_by(100, false, 0),
+            101 - PUTS_IN_FLIGHT_MAX,
+            "and is believed of what cannot have been in flight"
+        );
+        assert_eq!(vouched_by(9, false, 1000), 9, "nonsense is not believed");
+        assert_eq!((search_from(3, 7), search_from(7, 3)), (7, 7));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! header   64  "KWAL", u16 version, u8 kind, u8 0, u64 stream, u64 first seq, u64 last seq, u128 nonce,
-//!              12 bytes 0, u32 CRC-32C of the 60 bytes before
+//!              u64 vouched slots, 4 bytes 0, u32 CRC-32C of the 60 bytes before
 //! body      n  the runs: whole batches, those of one partition together
 //! footer    m  FlatBuffers (footer.fbs): one entry per run
 //! trailer  16  u32 footer length, u32 CRC-32C of the footer, u32 CRC-32C of the 8 bytes before, "KWAE"
@@ -10,6 +10,10 @@
 //!
 //! All integers outside the footer are big-endian. A *stream* is one shard of one broker incarnation; its *slots* are
 //! numbered from 0. A slot holds data or the fence of a successor, whichever was created first: [`decide`].
+//!
+//! Each object *vouches* for earlier slots: when it was written, every slot below `vouched` was durable. A missing slot
+//! below that point was lost; a missing slot at or above it may never have been written. Writers of older versions left
+//! the field 0.
 
 mod builder;
 pub mod decide;
@@ -74,6 +78,8 @@ pub struct WalHeader {
     pub last_seq: u64,
     /// Random: tells the writer its own object from another's.
     pub nonce: u128,
+    /// Every slot of the stream below this one was durable when the object was written; 0 if the writer did not record it.
+    pub vouched: u64,
 }
 
 /// A footer entry: batches of one partition that lie together.
@@ -117,6 +123,31 @@ pub fn is_slot_key(key: &str) -> bool {
     let number = parts.next().and_then(|name| name.strip_suffix(".wal"));
     let is_number = number.is_some_and(|number| number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit()));
     is_number && parts.nth(1) == Some("_wal")
+}
+
+/// What a stream's object is, by the last part of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectName {
+    /// A slot: data or a fence.
+    Slot(u64),
+    /// A merged object, with its first and last slot.
+    Merged(u64, u64),
+}
+
+/// Reads a key below a stream's prefix. `None` if no broker names its objects like this.
+pub fn parse_object_name(prefix: &str, key: &str) -> Option<ObjectName> {
+    let name = key.strip_prefix(prefix)?.strip_suffix(".wal")?;
+    let number = |text: &str| match text.len() == 20 && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => text.parse().ok(),
+        false => None,
+    };
+    match name.strip_prefix("merged-") {
+        Some(range) => {
+            let (first, last) = range.split_once('-')?;
+            Some(ObjectName::Merged(number(first)?, number(last)?))
+        }
+        None => number(name).map(ObjectName::Slot),
+    }
 }
 
 /// Key of a merged object.

@@ -63,6 +63,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<WalHeader, WalError> {
         first_seq: be_u64(header, 16),
         last_seq: be_u64(header, 24),
         nonce: u128::from(be_u64(header, 32)) << 64 | u128::from(be_u64(header, 40)),
+        vouched: be_u64(header, 48),
     })
 }
 

@@ -87,6 +87,20 @@ function showOverview(answer) {
     return element('span', {}, element('meter', { value: part, 'aria-label': 'load' }), ` ${text}`)
   }
   const leaderless = answer.leaderless === 0 ? '0' : element('span', { class: 'wrong' }, count(answer.leaderless))
+  const refused = answer.quarantined.length
+  const quarantined = refused === 0 ? '0' : element('span', { class: 'wrong' }, count(refused))
+  const refusals = [
+    heading('Quarantined partitions'),
+    table(
+      'quarantined',
+      [
+        ['Topic', item => item.topic],
+        ['Partition', item => String(item.partition), true],
+        ['Why', item => item.why],
+      ],
+      answer.quarantined,
+    ),
+  ]
   return [
     figures([
       ['Cluster', answer.cluster_id],
@@ -96,11 +110,13 @@ function showOverview(answer) {
       ['Topics', count(answer.topics)],
       ['Partitions', count(answer.partitions)],
       ['Without leader', leaderless],
+      ['Quarantined here', quarantined],
       ['Size', bytes(answer.size_bytes)],
       ['Records in/s', rate(answer.rates.produce_records_per_s)],
       ['Records out/s', rate(answer.rates.fetch_records_per_s)],
     ]),
     ...unreadable(answer.unreadable),
+    ...(refused === 0 ? [] : refusals),
     heading('Shards of this broker'),
     table(
       'shards',

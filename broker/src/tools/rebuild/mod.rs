@@ -79,7 +79,8 @@ pub async fn run(place: &Workplace, output: &mut Output) -> Result<(), ToolError
             producer_id = producer_id.max(segments.producer_id);
             let all = runs.iter().flat_map(|run| &run.producers);
             producer_id = all.fold(producer_id, |max, change| max.max(change.producer_id));
-            let Some(Ended { record, next_offset }) = partition::record(key, &segments, runs, known)? else {
+            let Some(Ended { record, next_offset }) = partition::record(key, &segments, runs, known, &sealed.damaged)?
+            else {
                 continue;
             };
             output.line(&json!({

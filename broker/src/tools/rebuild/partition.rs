@@ -149,7 +149,9 @@ fn note_epoch(epochs: &mut Vec<(i32, i64)>, epoch: i32, base_offset: i64) {
     }
 }
 
-/// The record from all that is known; `None` if nothing was ever written and nobody ever led.
+/// The record from all that is known; `None` if nothing was ever written and nobody ever led. The record names every
+/// stream of which something cannot be read: the broker then refuses the partition until somebody decides, unless what
+/// can be read proves that it lost nothing there.
 ///
 /// # Errors
 /// If what the streams hold does not go on where the segments end.
@@ -158,6 +160,7 @@ pub fn record(
     found: &Found,
     runs: &[StreamRun],
     known: Option<&PartitionRecord>,
+    damaged: &BTreeSet<u64>,
 ) -> Result<Option<Ended>, ToolError> {
     let mut runs: Vec<&StreamRun> = runs
         .iter()
@@ -174,7 +177,7 @@ pub fn record(
     let mut end = found.rolled_offset;
     let mut tail_streams: Vec<u64> = Vec::new();
     for run in runs {
-        if run.base_offset > end || run.next_offset <= end {
+        if (run.base_offset > end && damaged.is_empty()) || run.next_offset <= end {
             return Err(ToolError::Refused(format!(
                 "{key:?} ends at {end}, and stream {:016x} goes on with {}..{}",
                 run.stream, run.base_offset, run.next_offset
@@ -186,6 +189,8 @@ pub fn record(
             tail_streams.push(run.stream);
         }
     }
+    let missing = damaged.iter().filter(|stream| !tail_streams.contains(stream));
+    tail_streams.extend(missing.copied().collect::<Vec<_>>());
     let last_epoch = epochs.last().map_or(-1, |(epoch, _)| *epoch);
     let leader_epoch = last_epoch.max(known.map_or(-1, |known| known.leader_epoch)) + EPOCH_MARGIN;
     // An epoch that began after the last record that is left began nothing.
@@ -244,7 +249,9 @@ mod tests {
             run(5, 20, 30, 3),
             run(7, 10, 20, 2),
         ];
-        let ended = record(KEY, &found(0, 15), &runs, None).unwrap().unwrap();
+        let ended = record(KEY, &found(0, 15), &runs, None, &BTreeSet::new())
+            .unwrap()
+            .unwrap();
         assert_eq!(ended.record.tail_streams, [7, 5, 9]);
         assert_eq!((ended.record.rolled_offset, ended.next_offset), (15, 40));
         assert_eq!(ended.record.epoch_starts, [(2, 10), (3, 20), (4, 30)]);
@@ -253,18 +260,36 @@ mod tests {
 
     #[test]
     fn a_gap_is_not_papered_over() {
-        assert!(record(KEY, &found(0, 10), &[run(1, 11, 12, 0)], None).is_err());
-        assert!(record(KEY, &found(0, 10), &[run(1, 10, 12, 0), run(2, 11, 12, 0)], None).is_err());
+        assert!(record(KEY, &found(0, 10), &[run(1, 11, 12, 0)], None, &BTreeSet::new()).is_err());
+        assert!(record(
+            KEY,
+            &found(0, 10),
+            &[run(1, 10, 12, 0), run(2, 11, 12, 0)],
+            None,
+            &BTreeSet::new()
+        )
+        .is_err());
+    }
+
+    #[test]
+    fn a_damaged_stream_is_named_so_that_the_broker_refuses_what_may_be_lost() {
+        let damaged = BTreeSet::from([1, 4]);
+        let ended = record(KEY, &found(0, 10), &[run(1, 11, 12, 0)], None, &damaged)
+            .unwrap()
+            .unwrap();
+        assert_eq!((ended.record.tail_streams, ended.next_offset), (vec![1, 4], 12));
     }
 
     #[test]
     fn a_partition_that_nobody_ever_wrote_to_needs_no_record() {
-        assert_eq!(record(KEY, &found(0, 0), &[], None).unwrap(), None);
+        assert_eq!(record(KEY, &found(0, 0), &[], None, &BTreeSet::new()).unwrap(), None);
     }
 
     #[test]
     fn the_log_starts_at_the_first_segment_that_is_left() {
-        let ended = record(KEY, &found(100, 200), &[], None).unwrap().unwrap();
+        let ended = record(KEY, &found(100, 200), &[], None, &BTreeSet::new())
+            .unwrap()
+            .unwrap();
         assert_eq!((ended.record.log_start_offset, ended.next_offset), (100, 200));
     }
 }

@@ -30,6 +30,8 @@ pub struct Sealed {
     pub last_incarnation: u64,
     /// What they hold, by partition.
     pub tails: BTreeMap<PartitionKey, Vec<StreamRun>>,
+    /// Streams of which something cannot be read.
+    pub damaged: BTreeSet<u64>,
 }
 
 /// Writes each stream's record, ends it, and reads what it holds.
@@ -80,7 +82,15 @@ pub async fn seal_all(
         let (_, end_seq) = shard.seal(StreamId(stream)).await.map_err(failed)?;
         tell_of_lost(place, stream, &listed.slots, end_seq, output).await?;
         let tail = shard.take_over(StreamId(stream)).await.map_err(failed)?;
-        for (key, runs) in tail {
+        for damage in &tail.damaged {
+            let why = format!(
+                "it {}; partitions that may have had records there are refused until `kafscale-broker accept-loss {} {}`",
+                damage.why, damage.object.stream, damage.object.first_seq
+            );
+            output.problem("lost", &damage.key, &why)?;
+            sealed.damaged.insert(stream);
+        }
+        for (key, runs) in tail.runs {
             let runs = runs.into_iter().map(|(_, run)| stream_run(stream, run));
             sealed.tails.entry(key).or_default().extend(runs);
         }

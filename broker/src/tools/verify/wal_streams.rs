@@ -7,8 +7,11 @@ use kafscale_codec::types::TopicId;
 use kafscale_metastore::keys::{MergedObject, StreamRecord, StreamState};
 use kafscale_metastore::streams::{load_stream, load_streams};
 use kafscale_storage_engine::object_store::StoreError;
-use kafscale_storage_engine::wal::{self, Kind, Run, StreamId};
+use kafscale_storage_engine::wal::{self, decide, Kind, Run, StreamId};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Slots at the end of a stream whose headers are read to learn which earlier slots were durable.
+const VOUCHERS: usize = 4;
 
 /// What the streams are.
 #[derive(Debug, Default)]
@@ -58,7 +61,7 @@ pub async fn check(place: &Workplace, output: &mut Output) -> Result<(Streams, T
             (record, _) => {
                 let listed = list(place, stream, output).await?;
                 let (merged, slots) = match record {
-                    Some(record) => by_record(place, stream, record, &listed, output)?,
+                    Some(record) => by_record(place, stream, record, &listed).await?,
                     None => by_listing(place, stream, &listed, output).await?,
                 };
                 found.objects += (merged.len() + slots.len()) as u64;
@@ -112,28 +115,41 @@ async fn list(place: &Workplace, stream: StreamId, output: &mut Output) -> Resul
 type Counting = (Vec<(u64, u64)>, Vec<u64>);
 
 /// What counts by the stream's record.
-fn by_record(
+async fn by_record(
     place: &Workplace,
     stream: StreamId,
     record: &StreamRecord,
     listed: &Listed,
-    output: &mut Output,
 ) -> Result<Counting, ToolError> {
     let merged = record.merged.iter().map(|object| (object.first, object.last)).collect();
     let end = match record.state {
         StreamState::Sealed { end_seq, .. } => end_seq,
         StreamState::Open | StreamState::Sealing => {
-            let end = contiguous_end(&listed.slots, record.first_live_seq);
-            let beyond = listed.slots.range(end..).count();
-            // As many puts may have been on their way when the owner ended, and none of them was acknowledged.
-            if beyond >= place.settings.flush_pipeline {
-                let why = format!("slot {end} is missing, and {beyond} later ones are there");
-                output.problem("missing", &wal::slot_key(place.namespace(), stream, end), &why)?;
-            }
-            end
+            // A slot that no later one vouches for was on its way when the owner ended, and was never acknowledged.
+            let vouched = vouched(place, stream, &listed.slots).await?;
+            let from = decide::search_from(record.first_live_seq, vouched);
+            contiguous_end(&listed.slots, from)
         }
     };
     Ok((merged, (record.first_live_seq..end).collect()))
+}
+
+/// Every slot below the returned one was durable, by what the last slots say.
+async fn vouched(place: &Workplace, stream: StreamId, slots: &BTreeSet<u64>) -> Result<u64, ToolError> {
+    let mut vouched = 0;
+    for slot in slots.iter().rev().take(VOUCHERS) {
+        let key = wal::slot_key(place.namespace(), stream, *slot);
+        let header = match place.store.get_range(&key, 0..wal::HEADER_LEN as u64).await {
+            Ok(bytes) => wal::parse_header(&bytes),
+            Err(StoreError::NotFound(_)) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        // One that is damaged is reported when it is read as a whole.
+        if let Ok(header) = header {
+            vouched = vouched.max(decide::vouched_by(*slot, header.kind == Kind::Fence, header.vouched));
+        }
+    }
+    Ok(vouched)
 }
 
 /// What counts as far as the objects tell: merged ones, and the slots up to the fence.
