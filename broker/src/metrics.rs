@@ -50,6 +50,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Client connections accepted.
     pub connections_accepted: Counter,
+    /// Objects that nothing referred to, deleted by the reconciler.
+    pub orphaned_objects_deleted: Counter,
     /// Client connections closed at once because there were too many.
     pub connections_refused: Counter,
     /// Fetch sessions of open connections.
@@ -95,6 +97,7 @@ impl Metrics {
             store: StoreMetrics::new(),
             connections: Gauge::default(),
             connections_accepted: Counter::default(),
+            orphaned_objects_deleted: Counter::default(),
             connections_refused: Counter::default(),
             fetch_sessions: Gauge::default(),
             fetch_session_partitions: Gauge::default(),
@@ -181,6 +184,11 @@ impl Metrics {
         self.store.add_to(&mut into);
         into.gauge(&families::CONNECTIONS, vec![], self.connections.get() as f64);
         into.counter(&families::CONNECTIONS_ACCEPTED, vec![], self.connections_accepted.get());
+        into.counter(
+            &families::ORPHANED_OBJECTS_DELETED,
+            vec![],
+            self.orphaned_objects_deleted.get(),
+        );
         into.counter(&families::CONNECTIONS_REFUSED, vec![], self.connections_refused.get());
         into.gauge(&families::FETCH_SESSIONS, vec![], self.fetch_sessions.get() as f64);
         let partitions = self.fetch_session_partitions.get() as f64;

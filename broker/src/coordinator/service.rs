@@ -25,7 +25,7 @@ use kafscale_metastore::operation::read_all;
 use kafscale_metastore::{Compare, Metastore, MetastoreError};
 use lane::Lane;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,7 +120,7 @@ pub struct CoordinatorService {
 
 struct State {
     groups: Groups,
-    replies: HashMap<ReplyToken, oneshot::Sender<GroupReply>>,
+    replies: BTreeMap<ReplyToken, oneshot::Sender<GroupReply>>,
     next_token: u64,
     lane: Lane,
     /// The deadline that the timer task sleeps for.
@@ -156,7 +156,7 @@ impl CoordinatorService {
         let coordinator = u128::from(parts.runtime.random_u64()) << 64 | u128::from(parts.runtime.random_u64());
         let state = State {
             groups: Groups::new(config.groups.clone()),
-            replies: HashMap::new(),
+            replies: BTreeMap::new(),
             next_token: 0,
             lane: Lane::new(parts.slot, parts.holder, coordinator),
             armed: None,

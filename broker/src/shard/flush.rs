@@ -53,6 +53,8 @@ pub(super) enum Lost {
     Fenced,
     /// It took too long, or the slot holds what it never should.
     GivenUp,
+    /// This broker was without registration for so long that a successor's fence may be forgotten.
+    Away,
 }
 
 /// What the flush loop does next.
@@ -181,6 +183,7 @@ impl Shard {
         let mut pause = RETRY_PAUSE;
         let mut told = false;
         loop {
+            self.refuse_after_fences()?;
             let answer = self.store.create_summed(&job.key, job.body.clone(), job.crc32c).await;
             match &answer {
                 Ok(()) => self.set_full(None),
@@ -198,7 +201,8 @@ impl Shard {
                 action = decide::after_read(self.read_slot(job).await);
             }
             match action {
-                WriterAction::Committed => return Ok(()),
+                // Asked again: the put may have taken long.
+                WriterAction::Committed => return self.refuse_after_fences(),
                 WriterAction::Fenced if planted::is(Bug::FenceIgnored) => return Ok(()),
                 WriterAction::Fenced => return Err(Lost::Fenced),
                 WriterAction::GiveUp => {
@@ -248,6 +252,14 @@ impl Shard {
             Err(StoreError::Full(why)) => self.set_full(Some(&why)),
             // The next look tells.
             Err(_) => {}
+        }
+    }
+
+    /// No put counts once a fence may be forgotten. Records that are refused after they were written are not acknowledged.
+    fn refuse_after_fences(&self) -> Result<(), Lost> {
+        match self.away_for_too_long() && !planted::is(Bug::PutsOutliveFence) {
+            true => Err(Lost::Away),
+            false => Ok(()),
         }
     }
 
@@ -353,7 +365,7 @@ impl Shard {
 
     /// The stream has a successor's fence, or its slot cannot be won: nothing that waits will be acknowledged, and every
     /// partition has to be claimed anew.
-    pub(super) fn stream_lost(self: &Rc<Self>, stream: StreamId, lost: Lost) {
+    pub(super) fn stream_lost(&self, stream: StreamId, lost: Lost) {
         let mut state = self.state.borrow_mut();
         if state.stream.as_ref().is_none_or(|open| open.id != stream) {
             return;
@@ -362,6 +374,11 @@ impl Shard {
             match lost {
                 Lost::Fenced => log::warn!("stream {stream:?} was fenced by a successor: its partitions are given up"),
                 Lost::GivenUp => log::error!("stream {stream:?} cannot be written: its partitions are claimed anew"),
+                Lost::Away => log::error!(
+                    "this broker has not been registered for {:?}, so a successor's fence of stream {stream:?} may be \
+                     forgotten: its partitions are given up, and claimed anew once the metastore answers",
+                    self.config.away_max
+                ),
             }
         }
         state.forget_everything(ErrorCode::NOT_LEADER_OR_FOLLOWER);

@@ -91,7 +91,7 @@ impl Shard {
             let header = record_batch::BatchHeader::parse(&bytes[at..]).map_err(damaged)?;
             let end = at + header.total_len();
             let batch = bytes.get(at..end).ok_or_else(|| damaged("it ends early"))?;
-            record_batch::validate(batch).map_err(damaged)?;
+            record_batch::validate_stored(batch).map_err(damaged)?;
             batches.push(bytes.slice(at..end));
             at = end;
         }

@@ -398,7 +398,9 @@ impl Shard {
                 .flatten()
                 .filter(|(_, run)| run.next_offset > old.rolled_offset)
             {
-                if run.base_offset > end || run.next_offset <= end {
+                // Only the first run may begin below: when segments end in the middle of it.
+                let fits = run.base_offset == end || (tail.is_empty() && run.base_offset < end);
+                if !fits || run.next_offset <= end {
                     return Err(ClaimError::Inconsistent(format!(
                         "{key:?} ends at {end}, and {object:?} goes on with {}..{}",
                         run.base_offset, run.next_offset

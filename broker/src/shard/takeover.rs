@@ -102,7 +102,15 @@ impl Shard {
     pub(super) async fn read_stream(&self, stream: StreamId) -> Result<(StreamRecord, Revision), ClaimError> {
         let found = self.metastore.get(&stream_key(stream.0)).await?;
         let found = found.ok_or_else(|| ClaimError::Inconsistent(format!("stream {stream} has no record")))?;
-        Ok((StreamRecord::decode(&found.value)?, found.mod_revision))
+        let record = StreamRecord::decode(&found.value)?;
+        if let Some((one, other)) = record.overlap() {
+            return Err(ClaimError::Inconsistent(format!(
+                "the record of stream {stream} counts slots twice: {}..={} and {}..={}; its partitions cannot be served: \
+                 run `kafscale-broker verify`",
+                one.0, one.1, other.0, other.1
+            )));
+        }
+        Ok((record, found.mod_revision))
     }
 
     /// Replaces a stream's record if it is unchanged. Whether it was is for the next read to tell.

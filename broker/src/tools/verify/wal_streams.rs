@@ -119,6 +119,13 @@ fn by_record(
     listed: &Listed,
     output: &mut Output,
 ) -> Result<Counting, ToolError> {
+    if let Some((one, other)) = record.overlap() {
+        let why = format!(
+            "its record counts slots twice: {}..={} and {}..={}",
+            one.0, one.1, other.0, other.1
+        );
+        output.problem("overlap", &wal::stream_prefix(place.namespace(), stream), &why)?;
+    }
     let merged = record.merged.iter().map(|object| (object.first, object.last)).collect();
     let end = match record.state {
         StreamState::Sealed { end_seq, .. } => end_seq,
