@@ -56,14 +56,24 @@ pub struct Tuning {
     pub reconcile_interval: Duration,
     /// How long objects outlive the last reference, for readers that planned with them.
     pub delete_grace: Duration,
-    /// A put that has not succeeded for this long gives its stream up; far below the day that a fence lasts.
+    /// A put that has not succeeded for this long gives its stream up.
     pub put_give_up: Duration,
     /// How long a fence outlives its stream: whoever could still write to a slot of it has given up long before.
     pub fence_life: Duration,
-    /// A leader that was away from the metastore for longer than this no longer reads; far below the fence's life.
+    /// A leader that was away from the metastore for longer than this neither reads nor writes: see [`away_max`].
     pub away_max: Duration,
     /// How often a partition's retention is looked at.
     pub retention_interval: Duration,
+}
+
+/// How long a fence stays in the object store.
+const FENCE_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long after its registration may have lapsed a broker still goes by the fences that it finds or does not find: half
+/// of a fence's life. The other half is for clocks that disagree and for requests that take their time. After that the
+/// stream's fence may be forgotten, and its free slots prove nothing.
+pub const fn away_max(fence_life: Duration) -> Duration {
+    Duration::from_millis(fence_life.as_millis() as u64 / 2)
 }
 
 impl Default for Tuning {
@@ -77,8 +87,8 @@ impl Default for Tuning {
             reconcile_interval: Duration::from_secs(10),
             delete_grace: Duration::from_secs(60),
             put_give_up: Duration::from_secs(15 * 60),
-            fence_life: Duration::from_secs(24 * 60 * 60),
-            away_max: Duration::from_secs(12 * 60 * 60),
+            fence_life: FENCE_LIFE,
+            away_max: away_max(FENCE_LIFE),
             retention_interval: Duration::from_secs(60),
         }
     }
@@ -501,5 +511,22 @@ impl RunningShard {
     /// Ends every task at its next step.
     pub fn stop(&self) {
         self.shard.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_stops_writing_long_before_the_fence_against_it_is_forgotten() {
+        let tuning = Tuning::default();
+        let away_max = away_max(tuning.fence_life);
+        assert_eq!(tuning.away_max, away_max);
+        // What is left is for clocks that disagree and for requests that take their time.
+        let left = tuning.fence_life - away_max;
+        assert!(left >= Duration::from_secs(6 * 60 * 60), "{left:?}");
+        assert!(tuning.put_give_up + tuning.delete_grace < left);
+        assert!(away_max > tuning.put_give_up, "a short outage costs no stream");
     }
 }

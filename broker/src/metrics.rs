@@ -50,6 +50,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Client connections accepted.
     pub connections_accepted: Counter,
+    /// Objects that nothing referred to, deleted by the reconciler.
+    pub orphaned_objects_deleted: Counter,
     /// Client connections closed at once because there were too many.
     pub connections_refused: Counter,
     /// Reads from the object store or the cache whose bytes were damaged.
@@ -97,6 +99,7 @@ impl Metrics {
             store: StoreMetrics::new(),
             connections: Gauge::default(),
             connections_accepted: Counter::default(),
+            orphaned_objects_deleted: Counter::default(),
             connections_refused: Counter::default(),
             damaged_reads: Counter::default(),
             fetch_sessions: Gauge::default(),
@@ -184,6 +187,11 @@ impl Metrics {
         self.store.add_to(&mut into);
         into.gauge(&families::CONNECTIONS, vec![], self.connections.get() as f64);
         into.counter(&families::CONNECTIONS_ACCEPTED, vec![], self.connections_accepted.get());
+        into.counter(
+            &families::ORPHANED_OBJECTS_DELETED,
+            vec![],
+            self.orphaned_objects_deleted.get(),
+        );
         into.counter(&families::CONNECTIONS_REFUSED, vec![], self.connections_refused.get());
         into.counter(&families::DAMAGED_READS, vec![], self.damaged_reads.get());
         into.gauge(&families::FETCH_SESSIONS, vec![], self.fetch_sessions.get() as f64);

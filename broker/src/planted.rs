@@ -42,6 +42,13 @@ pub enum Bug {
     HoleIsEnd,
     /// A partition whose records are damaged is served as if it ended before them.
     QuarantineForgotten,
+    /// A change of a stream's record that is applied late counts in the record, not in memory, and the next merge is planned
+    /// without knowing how the record stands.
+    LateMergeForgotten,
+    /// A broker that was without registration for longer than fences last goes on to write.
+    PutsOutliveFence,
+    /// Retention takes a negative timestamp for a time long ago.
+    RetentionTrustsNegativeTime,
     /// A segment is taken for recorded although the partition has another owner.
     RollUnfenced,
     /// A segment's times are written before the segment, and stay when it comes out otherwise.

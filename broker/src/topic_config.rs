@@ -158,13 +158,13 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
         "message.timestamp.after.max.ms",
         "3600000",
         Kind::Number { min: 0, max: MAX },
-        "A batch whose latest timestamp is further ahead of the broker's clock is answered INVALID_TIMESTAMP.",
+        "A batch with a record whose timestamp is further ahead of the broker's clock is answered INVALID_TIMESTAMP.",
     ),
     setting(
         "message.timestamp.before.max.ms",
         "9223372036854775807",
         Kind::Number { min: 0, max: MAX },
-        "A batch whose latest timestamp is further behind the broker's clock is answered INVALID_TIMESTAMP.",
+        "A batch with a record whose timestamp is further behind the broker's clock is answered INVALID_TIMESTAMP.",
     ),
     setting(
         "message.timestamp.type",

@@ -30,6 +30,21 @@ impl Compression {
             _ => None,
         }
     }
+
+    /// At most as many bytes come out of each byte: the formats allow no more.
+    pub(crate) fn ratio_max(self) -> u64 {
+        match self {
+            Compression::None => 1,
+            // 258 bytes of a match in two bits.
+            Compression::Gzip => 1032,
+            // 64 bytes of a copy in three.
+            Compression::Snappy => 22,
+            // Each further byte of a length stands for 255.
+            Compression::Lz4 => 255,
+            // A block of 128 KiB that repeats one byte takes four.
+            Compression::Zstd => 32 * 1024,
+        }
+    }
 }
 
 /// Why compressed records could not be read.

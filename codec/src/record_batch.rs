@@ -1,4 +1,5 @@
-//! Kafka's record batch (magic 2, KIP-98): view, validate, stamp in place. Records are never decoded on the data path.
+//! Kafka's record batch (magic 2, KIP-98): view, validate, stamp in place. On the data path records are walked over where
+//! they are not compressed, and neither decompressed nor copied.
 //!
 //! ```text
 //! byte  0        8            12            16     17     21          23               27
@@ -16,7 +17,7 @@ mod gap;
 mod records;
 
 pub use builder::BatchBuilder;
-pub use gap::{gap_batches, validate_stored};
+pub use gap::gap_batches;
 pub use records::{first_record_at_or_after, records, Header, Record, DECOMPRESSED_BYTES_MAX};
 
 use crate::compression::{Compression, CompressionError};
@@ -28,6 +29,12 @@ pub const HEADER_LEN: usize = 61;
 
 /// Bytes before what `batch_length` counts.
 const LENGTH_PREFIX: usize = 12;
+
+/// The timestamp of a record that has none.
+pub const NO_TIMESTAMP: i64 = -1;
+
+/// The shortest record: length, attributes, both deltas, key, value and header count take a byte each.
+const RECORD_BYTES_MIN: u64 = 7;
 
 /// Where the CRC's cover begins.
 pub const CRC_FROM: usize = 21;
@@ -72,7 +79,15 @@ pub enum BatchError {
         /// The header's delta.
         last_offset_delta: i32,
     },
-    /// A record inside is not as long as it says, or its offset delta is out of line.
+    /// More records than the compressed bytes can hold.
+    #[error("{count} records cannot come out of {bytes} compressed bytes")]
+    TooManyRecords {
+        /// What the header counts.
+        count: i32,
+        /// Bytes after the header.
+        bytes: usize,
+    },
+    /// A record inside is not as long as it says, its offset delta is out of line, or a header has no name.
     #[error("record {0} is malformed")]
     Record(i32),
     /// Compression type 5, 6 or 7.
@@ -95,6 +110,29 @@ pub enum BatchError {
     /// The records cannot be decompressed.
     #[error(transparent)]
     Compression(#[from] CompressionError),
+}
+
+/// The timestamps of a batch's records, in ms since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timestamps {
+    /// The smallest of the records that have one; [`NO_TIMESTAMP`] if none has.
+    pub min: i64,
+    /// The largest, [`NO_TIMESTAMP`] at least.
+    pub max: i64,
+}
+
+impl Timestamps {
+    const NONE: Timestamps = Timestamps {
+        min: NO_TIMESTAMP,
+        max: NO_TIMESTAMP,
+    };
+
+    fn add(&mut self, timestamp: i64) {
+        self.max = self.max.max(timestamp);
+        if timestamp != NO_TIMESTAMP && (timestamp < self.min || self.min == NO_TIMESTAMP) {
+            self.min = timestamp;
+        }
+    }
 }
 
 /// A batch's header.
@@ -232,11 +270,46 @@ impl BatchHeader {
         Ok(())
     }
 
-    fn check_records(&self, bytes: &[u8]) -> Result<(), BatchError> {
+    /// Checks the records as far as that is possible without decompressing them; returns their timestamps.
+    fn check_records(&self, bytes: &[u8]) -> Result<Timestamps, BatchError> {
+        let body = &bytes[HEADER_LEN..];
         match self.compression() {
-            Some(Compression::None) => records::check_structure(&bytes[HEADER_LEN..], self.record_count),
-            _ => Ok(()),
+            Some(Compression::None) => {
+                let times = records::check_structure(body, self)?;
+                // Marked as a broker's, the header's time is every record's.
+                Ok(match self.is_log_append_time() {
+                    true => self.timestamps(),
+                    false => times,
+                })
+            }
+            compression => {
+                let ratio = compression.map_or(1, Compression::ratio_max);
+                let most = (body.len() as u64).saturating_mul(ratio) / RECORD_BYTES_MIN;
+                if self.record_count as u64 > most {
+                    return Err(BatchError::TooManyRecords {
+                        count: self.record_count,
+                        bytes: body.len(),
+                    });
+                }
+                Ok(self.timestamps())
+            }
         }
+    }
+
+    /// The timestamps as far as the header tells: the first record's, and the largest if the producer is right.
+    fn timestamps(&self) -> Timestamps {
+        let mut times = Timestamps::NONE;
+        if !self.is_log_append_time() {
+            times.add(self.base_timestamp);
+        }
+        times.add(self.max_timestamp);
+        times.max = self.max_timestamp.max(NO_TIMESTAMP);
+        times
+    }
+
+    /// Whether the header's largest timestamp is below that of the first record, so it is wrong.
+    pub fn understates_max_timestamp(&self) -> bool {
+        self.max_timestamp < self.base_timestamp
     }
 }
 
@@ -246,8 +319,8 @@ fn at<const N: usize>(header: &[u8; HEADER_LEN], from: usize) -> [u8; N] {
     field
 }
 
-/// Checks one whole batch: length, magic, CRC, counts, and of uncompressed records also their lengths and offset deltas.
-/// Nothing is decompressed.
+/// Checks one whole batch as it comes from a producer: length, magic, CRC, counts, and of uncompressed records also their
+/// structure. Nothing is decompressed.
 pub fn validate(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     let header = BatchHeader::parse_whole(bytes)?;
     header.check_crc(crc32c::crc32c(&bytes[CRC_FROM..]))?;
@@ -255,9 +328,23 @@ pub fn validate(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     Ok(header)
 }
 
+/// Checks that one whole batch is as it was stored: length, magic, counts, CRC. Its records are as they were accepted,
+/// perhaps by a version that did not look into them. It may also be a batch that [`gap_batches`] made.
+///
+/// # Errors
+/// What is wrong with the batch.
+pub fn validate_stored(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
+    let header = match gap::parse(bytes)? {
+        Some(header) => header,
+        None => BatchHeader::parse_whole(bytes)?,
+    };
+    header.check_crc(crc32c::crc32c(&bytes[CRC_FROM..]))?;
+    Ok(header)
+}
+
 /// [`validate`], and a copy of the batch at the end of `into` made in the same pass as the CRC. On error `into` is as
-/// before.
-pub fn copy_validated(bytes: &[u8], into: &mut BytesMut) -> Result<BatchHeader, BatchError> {
+/// before. The timestamps are those of the records, or what the header tells of compressed ones.
+pub fn copy_validated(bytes: &[u8], into: &mut BytesMut) -> Result<(BatchHeader, Timestamps), BatchError> {
     let header = BatchHeader::parse_whole(bytes)?;
     let start = into.len();
     into.reserve(bytes.len());
@@ -269,7 +356,7 @@ pub fn copy_validated(bytes: &[u8], into: &mut BytesMut) -> Result<BatchHeader, 
     }
     let checked = header.check_crc(crc).and_then(|()| header.check_records(bytes));
     match checked {
-        Ok(()) => Ok(header),
+        Ok(times) => Ok((header, times)),
         Err(error) => {
             into.truncate(start);
             Err(error)
@@ -295,9 +382,25 @@ pub fn stamp(batch: &mut [u8], base_offset: i64, leader_epoch: i32) {
 /// Gives a batch the broker's time (`message.timestamp.type=LogAppendTime`): type bit and max timestamp, and the CRC anew.
 /// Readers take the max timestamp for every record then, as Kafka's do.
 pub fn stamp_log_append_time(batch: &mut [u8], now_ms: i64) {
-    let attributes = i16::from_be_bytes([batch[21], batch[22]]) | TIMESTAMP_TYPE_BIT;
+    stamp_times(batch, true, now_ms);
+}
+
+/// Marks a batch's timestamps as its producer's, the largest of which is this; the CRC anew if anything changes.
+pub fn stamp_create_time(batch: &mut [u8], max_timestamp: i64) {
+    stamp_times(batch, false, max_timestamp);
+}
+
+fn stamp_times(batch: &mut [u8], log_append_time: bool, max_timestamp: i64) {
+    let before = i16::from_be_bytes([batch[21], batch[22]]);
+    let attributes = match log_append_time {
+        true => before | TIMESTAMP_TYPE_BIT,
+        false => before & !TIMESTAMP_TYPE_BIT,
+    };
+    if attributes == before && batch[35..43] == max_timestamp.to_be_bytes() {
+        return;
+    }
     batch[21..23].copy_from_slice(&attributes.to_be_bytes());
-    batch[35..43].copy_from_slice(&now_ms.to_be_bytes());
+    batch[35..43].copy_from_slice(&max_timestamp.to_be_bytes());
     let crc = crc32c::crc32c(&batch[CRC_FROM..]);
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
 }

@@ -171,11 +171,11 @@ impl PartitionLog {
     ) -> Self {
         let mut producers = rolled_producers.clone();
         let mut end = rolled_offset;
-        for run in &tail {
+        for (at, run) in tail.iter().enumerate() {
             // Only the first run may begin below: when segments end in the middle of it.
             assert!(
-                run.base_offset <= end && run.next_offset > end,
-                "the tail of {key:?} has no gap"
+                (run.base_offset == end || (at == 0 && run.base_offset < end)) && run.next_offset > end,
+                "the tail of {key:?} has neither a gap nor an overlap"
             );
             end = run.next_offset;
             let unrolled = run
@@ -432,6 +432,15 @@ impl PartitionLog {
         state
     }
 
+    /// Forgets producers that have not written since `before_ms` (ms since the Unix epoch), looking at some `most` of them from
+    /// the id `from` on. Returns how many were looked at, and the id to go on from if there are more.
+    pub fn expire_producers(&mut self, before_ms: i64, from: i64, most: usize) -> (usize, Option<i64>) {
+        let (looked_at, next) = self.producers.expire_some(before_ms, from, most);
+        let (also_looked_at, also_next) = self.rolled_producers.expire_some(before_ms, from, most);
+        let next = next.into_iter().chain(also_next).min();
+        (looked_at + also_looked_at, next)
+    }
+
     /// Segments now reach `offset`: the runs below leave the tail and are returned. A run that reaches beyond stays
     /// whole.
     pub fn rolled(&mut self, offset: i64) -> Vec<TailRun> {
@@ -454,12 +463,12 @@ impl PartitionLog {
     }
 
     /// The runs between two offsets now lie in one merged object at `location` (runs that were rolled meanwhile are
-    /// left out by the caller's choice of bounds). Adjacent runs become one.
-    pub fn relocate(&mut self, base_offset: i64, next_offset: i64, location: Location) {
+    /// left out by the caller's choice of bounds). Adjacent runs become one. `false` if no run lies there.
+    pub fn relocate(&mut self, base_offset: i64, next_offset: i64, location: Location) -> bool {
         let from = self.tail.partition_point(|run| run.next_offset <= base_offset);
         let to = self.tail.partition_point(|run| run.base_offset < next_offset);
         if from >= to {
-            return;
+            return false;
         }
         let old: Vec<TailRun> = self.tail.drain(from..to).collect();
         let (first, last) = (&old[0], &old[old.len() - 1]);
@@ -468,10 +477,12 @@ impl PartitionLog {
             "a merge takes whole runs of {:?}",
             self.key
         );
-        // A front run that was rolled while the merge ran is in the object but no longer in the tail.
         self.tail_bytes -= old.iter().map(|run| run.location.length).sum::<u64>();
         self.tail_bytes += location.length;
-        let batches = old.iter().all(|run| run.batches.is_some()).then(|| {
+        // A front run that was rolled while the merge ran is in the object but no longer in the tail: its batches are missing
+        // here, and the next merge would write the run without them.
+        let is_whole = first.base_offset == base_offset && old.iter().all(|run| run.batches.is_some());
+        let batches = is_whole.then(|| {
             old.iter()
                 .flat_map(|run| run.batches.iter().flatten())
                 .cloned()
@@ -489,6 +500,7 @@ impl PartitionLog {
         };
         self.tail.insert(from, merged);
         self.forget_superseded();
+        true
     }
 
     /// Leaves out of the tail's changes of producers what no later state depends on: there may be many runs, and all but the

@@ -209,6 +209,29 @@ impl ProducerState {
         self.forgotten = self.forgotten.max(Some(producer_id));
     }
 
+    /// The same for at most `most` producers, from the id `from` on. Returns how many were looked at, and the id to go on
+    /// from if there are more.
+    pub fn expire_some(&mut self, before_ms: i64, from: i64, most: usize) -> (usize, Option<i64>) {
+        let mut looked_at = 0;
+        let mut next = None;
+        let mut silent = Vec::new();
+        for (id, producer) in self.producers.range(from..) {
+            if looked_at == most {
+                next = Some(*id);
+                break;
+            }
+            looked_at += 1;
+            if producer.last_timestamp < before_ms {
+                silent.push(*id);
+            }
+        }
+        for id in silent {
+            self.producers.remove(&id);
+            self.forgotten = self.forgotten.max(Some(id));
+        }
+        (looked_at, next)
+    }
+
     /// The last batch of each producer.
     pub fn latest(&self) -> impl Iterator<Item = ProducerChange> + '_ {
         self.producers.iter().filter_map(|(id, producer)| {
@@ -412,6 +435,28 @@ mod tests {
         assert_eq!(state.len(), 1);
         state.expire(101);
         assert!(state.is_empty());
+    }
+
+    #[test]
+    fn producers_are_forgotten_a_few_at_a_time_and_all_in_the_end() {
+        let changes: Vec<ProducerChange> = (0..100)
+            .map(|id| ProducerChange {
+                producer_id: id,
+                timestamp: if id % 10 == 0 { 200 } else { 100 },
+                ..change(0, 0, 0, id)
+            })
+            .collect();
+        let mut some = state(&changes);
+        let (mut from, mut rounds) = (0, 0);
+        while let (looked_at, Some(next)) = some.expire_some(150, from, 7) {
+            assert_eq!(looked_at, 7);
+            (from, rounds) = (next, rounds + 1);
+        }
+        assert_eq!(rounds, 14);
+        let mut all = state(&changes);
+        all.expire(150);
+        assert_eq!(some, all);
+        assert_eq!(some.len(), 10);
     }
 
     #[test]

@@ -16,8 +16,8 @@
 //! there would prove nothing.
 
 use kafscale_storage_engine::wal::decide::{
-    after_fence, after_put, after_read, begin_takeover, may_trim, search_from, vouched_by, PutOutcome, SealState,
-    SlotContent, SuccessorAction, WriterAction,
+    after_fence, after_put, after_read, after_second_listing, begin_takeover, may_trim, search_from, vouched_by,
+    PutOutcome, SealState, SlotContent, SuccessorAction, WriterAction,
 };
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
@@ -360,6 +360,17 @@ impl Fencing {
         cluster.successor_does(broker, at, revision, action);
     }
 
+    /// A successor that has found or won a fence lists the stream again before it records the end.
+    fn fence_found(&self, cluster: &mut Cluster, broker: usize, stream: usize, revision: u8, action: SuccessorAction) {
+        let action = match action {
+            SuccessorAction::RecordSeal(end) if self.variant != Variant::HoleIsEnd => {
+                after_second_listing(end, cluster.streams[stream].vouched())
+            }
+            other => other,
+        };
+        cluster.successor_does(broker, stream, revision, action);
+    }
+
     fn trim(&self, stream: &mut Stream) {
         let Writer::Running { revision, .. } = &stream.writer else {
             return;
@@ -485,7 +496,7 @@ impl Model for Fencing {
                     }
                     outcome => {
                         let action = after_fence(u64::from(seq), outcome, None);
-                        cluster.successor_does(broker, stream, revision, action);
+                        self.fence_found(&mut cluster, broker, stream, revision, action);
                     }
                 }
             }
@@ -507,7 +518,7 @@ impl Model for Fencing {
                     None => SlotContent::Absent,
                 };
                 let action = after_fence(u64::from(seq), PutOutcome::Conflict, Some(content));
-                cluster.successor_does(broker, stream, revision, action);
+                self.fence_found(&mut cluster, broker, stream, revision, action);
             }
             Action::RecordSeal(broker) => {
                 let Successor::Recording { stream, revision, end } = last.successors[broker - 1] else {

@@ -39,6 +39,11 @@ pub fn cases() -> Vec<Case> {
         ("batch_validate_small", 100, validate_case(small.clone())),
         ("batch_copy_validated", bytes, copy_validated_case(batch.clone())),
         ("batch_copy_validated_small", 100, copy_validated_case(small.clone())),
+        (
+            "batch_copy_validated_small_records",
+            bytes,
+            copy_validated_case(self::batch(bytes / 100, 100)),
+        ),
         ("log_append_seal_commit", 16 * 100, append_case(small.clone())),
         ("fetch_plan", 16 * 100, fetch_plan_case(small.clone())),
         ("wal_object_build", bytes, wal_build_case(batch, 1)),
@@ -108,8 +113,8 @@ fn copy_validated_case(batch: Bytes) -> Box<dyn FnMut()> {
     let mut into = BytesMut::with_capacity(batch.len());
     Box::new(move || {
         into.clear();
-        let header = record_batch::copy_validated(black_box(&batch), &mut into).expect("it is sound");
-        black_box(header);
+        let checked = record_batch::copy_validated(black_box(&batch), &mut into).expect("it is sound");
+        black_box(checked);
         black_box(&into);
     })
 }

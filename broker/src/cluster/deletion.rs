@@ -38,6 +38,9 @@ pub enum Deletion {
         /// The slot of the fence.
         end_seq: u64,
     },
+    /// What was put into a stream after its record was forgotten: by a writer that was away for long, or by a deletion that
+    /// did not come to its end.
+    OrphanedStream(u64),
     /// A sealed stream's fence, whatever else may be left, and its record.
     ForgetStream {
         /// The stream.
@@ -54,7 +57,9 @@ impl Deletion {
             Deletion::EmptyTopic { topic_id, deleted } => topic_prefixes(namespace, *topic_id, &deleted.value.folder),
             Deletion::ForgetTopic { topic_id, folder, .. } => topic_prefixes(namespace, *topic_id, folder),
             Deletion::EndStream(_) => Vec::new(),
-            Deletion::EmptyStream { stream, .. } | Deletion::ForgetStream { stream, .. } => {
+            Deletion::EmptyStream { stream, .. }
+            | Deletion::ForgetStream { stream, .. }
+            | Deletion::OrphanedStream(stream) => {
                 vec![wal::stream_prefix(namespace, StreamId(*stream))]
             }
         }

@@ -223,7 +223,7 @@ impl Membership {
     /// while, and others may have taken what it had. Ends before the metastore lets the lease lapse, as far as the clocks
     /// run at the same speed within a tenth.
     pub fn term(&self) -> Option<u64> {
-        (self.runtime.now() < self.registration.until()).then(|| self.registration.term())
+        (self.runtime.boot_time() < self.registration.until()).then(|| self.registration.term())
     }
 
     fn renewed(&self, asked: Instant, anew: bool) {
@@ -237,7 +237,8 @@ impl Membership {
     async fn stay_registered(self: Rc<Self>) {
         let mut lease: Option<LeaseId> = None;
         while !self.stopped.get() {
-            let asked = self.runtime.now();
+            // Leases go on while this machine is suspended.
+            let asked = self.runtime.boot_time();
             let renewed = match lease {
                 Some(lease) => self.keep_registered(lease).await,
                 None => self.register().await,
@@ -247,7 +248,9 @@ impl Membership {
                     self.renewed(asked, lease.is_none());
                     lease = Some(kept);
                     // Counted from when it was asked: an answer that took long has used up a part of the lease.
-                    self.lease.renewal.saturating_sub(self.runtime.now() - asked)
+                    self.lease
+                        .renewal
+                        .saturating_sub(self.runtime.boot_time().saturating_sub(asked))
                 }
                 Err(FollowError::Replaced(replaced)) => {
                     self.registration.lasts_until(Instant::ZERO);

@@ -6,16 +6,21 @@
 use super::deletion::{self, Deletion, Grace};
 use crate::shard::takeover::ClaimError;
 use crate::shard::Shard;
+use kafscale_metastore::keys::{counter_key, stream_key, CountRecord, STREAM_COUNTER};
 use kafscale_metastore::operation::OperationError;
 use kafscale_metastore::{brokers, partitions, streams, topics};
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::wal::StreamId;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// Objects per listing and per deletion.
 const PAGE: usize = 1000;
+
+/// Rounds from one search for orphaned objects to the next: it takes a listing for each stream.
+const ROUNDS_PER_SEARCH: u32 = 360;
 
 /// Why a round was not finished; the next one begins anew.
 #[derive(Debug, thiserror::Error)]
@@ -44,12 +49,17 @@ pub enum Living {
 pub struct Reconciler {
     shard: Rc<Shard>,
     interval: Duration,
+    rounds: Cell<u32>,
 }
 
 impl Reconciler {
     /// A round every `interval`, as long as the shard runs.
     pub fn new(shard: Rc<Shard>, interval: Duration) -> Self {
-        Reconciler { shard, interval }
+        Reconciler {
+            shard,
+            interval,
+            rounds: Cell::new(0),
+        }
     }
 
     /// Round after round, until the shard stops.
@@ -74,7 +84,59 @@ impl Reconciler {
         for deletion in self.streams_to_delete(Living::AsPictured).await? {
             self.delete(deletion).await?;
         }
+        let rounds = self.rounds.get() + 1;
+        self.rounds.set(rounds % ROUNDS_PER_SEARCH);
+        if rounds == ROUNDS_PER_SEARCH {
+            for deletion in self.orphaned_streams().await? {
+                self.delete(deletion).await?;
+            }
+        }
         Ok(())
+    }
+
+    /// Streams that have objects and no record. A stream gets its number and its record in one transaction, before anything
+    /// is written to it, and loses the record after all that was known of it is deleted. So a number that was given out
+    /// before and has no record now is nobody's. Numbers that the counter has not reached prove nothing: the metastore
+    /// may be an older copy.
+    pub async fn orphaned_streams(&self) -> Result<Vec<Deletion>, ReconcileError> {
+        let metastore = &*self.shard.metastore;
+        let counter = metastore
+            .get(&counter_key(STREAM_COUNTER))
+            .await
+            .map_err(ClaimError::from)?;
+        let Some(counter) = counter else {
+            return Ok(Vec::new());
+        };
+        let next = CountRecord::decode(&counter.value).map_err(ClaimError::from)?.count;
+        let mut orphaned = Vec::new();
+        for stream in self.listed_streams().await? {
+            let record = metastore.get(&stream_key(stream)).await.map_err(ClaimError::from)?;
+            if stream < next && record.is_none() {
+                orphaned.push(Deletion::OrphanedStream(stream));
+            }
+        }
+        Ok(orphaned)
+    }
+
+    /// The streams that have objects, found by leaps: one listing each.
+    async fn listed_streams(&self) -> Result<Vec<u64>, StoreError> {
+        let prefix = format!("{}/_wal/", self.shard.config.namespace);
+        let mut streams = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.shard.store.list(&prefix, after.as_deref(), 1).await?;
+            let Some(object) = page.objects.first() else {
+                return Ok(streams);
+            };
+            let name = object.key[prefix.len()..].split('/').next().unwrap_or_default();
+            let stream = u64::from_str_radix(name, 16);
+            after = match stream {
+                // '~' sorts after everything that the names of a stream's objects begin with.
+                Ok(_) => Some(format!("{prefix}{name}/~")),
+                Err(_) => Some(object.key.clone()),
+            };
+            streams.extend(stream);
+        }
     }
 
     /// What the next round would do with deleted topics.
@@ -139,7 +201,10 @@ impl Reconciler {
                 record,
                 end_seq,
             } => drop(streams::trim_sealed(metastore, *stream, record, *end_seq, Vec::new()).await?),
-            Deletion::EmptyTopic { .. } | Deletion::ForgetTopic { .. } | Deletion::ForgetStream { .. } => {}
+            Deletion::EmptyTopic { .. }
+            | Deletion::ForgetTopic { .. }
+            | Deletion::ForgetStream { .. }
+            | Deletion::OrphanedStream(_) => {}
         }
         let keep = deletion.keeps(namespace);
         let mut objects = 0;
@@ -163,6 +228,10 @@ impl Reconciler {
             }
             Deletion::ForgetStream { stream, mod_revision } => {
                 streams::forget_stream(metastore, stream, mod_revision).await?;
+            }
+            Deletion::OrphanedStream(stream) => {
+                self.shard.metrics.orphaned_objects_deleted.add(objects as u64);
+                log::warn!("stream {stream:016x} has no record: {objects} objects that nothing refers to are deleted");
             }
             Deletion::EndStream(_) => {}
         }

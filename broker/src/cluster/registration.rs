@@ -17,7 +17,7 @@ impl Registration {
         self.term.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// It lasts until then at least, in the time of [`crate::runtime::Runtime::now`].
+    /// It lasts until then at least, in the time of [`crate::runtime::Runtime::boot_time`].
     pub fn lasts_until(&self, until: Instant) {
         let nanos = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
         self.until_nanos.store(nanos, Ordering::Release);

@@ -181,6 +181,7 @@ fn legacy_error(error: BatchError) -> ErrorCode {
         BatchError::Compression(CompressionError::Damaged(_))
         | BatchError::Magic(_)
         | BatchError::Count { .. }
+        | BatchError::TooManyRecords { .. }
         | BatchError::Record(_)
         | BatchError::Empty
         | BatchError::MixedMagic { .. }

@@ -12,10 +12,22 @@ use std::rc::Rc;
 /// In DeleteRecords: everything that is durable now.
 const TO_HIGH_WATERMARK: i64 = -1;
 
+/// Deletions in line; what comes beyond is refused, and the client tries again.
+const DELETIONS_MAX: usize = 1_000;
+
 impl Shard {
     /// Puts a deletion in line: the housekeeping is alone in changing partitions' records, so nothing comes in between.
     pub(super) fn accept_delete_records(&self, request: DeleteRecordsRequest) {
-        self.state.borrow_mut().deletions.push_back(request);
+        let mut state = self.state.borrow_mut();
+        if state.deletions.len() < DELETIONS_MAX {
+            state.deletions.push_back(request);
+            return;
+        }
+        let refused = DeleteRecordsResult {
+            error: ErrorCode::REQUEST_TIMED_OUT,
+            low_watermark: -1,
+        };
+        let _ = request.reply.send(refused); // The client may have gone.
     }
 
     /// Carries out what [`Shard::accept_delete_records`] has put in line.

@@ -448,7 +448,7 @@ impl Shard {
             offset = from;
             for batch in whole_batches(&result.records) {
                 let header = BatchHeader::parse(&batch).map_err(damaged)?;
-                if header.max_timestamp >= at {
+                if header.max_timestamp >= at || header.understates_max_timestamp() {
                     let found = record_batch::first_record_at_or_after(&batch, at, start).map_err(damaged)?;
                     if found.is_some() {
                         return Ok(found);

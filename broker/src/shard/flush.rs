@@ -56,6 +56,8 @@ pub(super) enum Lost {
     GivenUp,
     /// An object that counts is missing or damaged.
     Damaged,
+    /// This broker was without registration for so long that a successor's fence may be forgotten.
+    Away,
 }
 
 /// What the flush loop does next.
@@ -191,6 +193,7 @@ impl Shard {
         let mut pause = RETRY_PAUSE;
         let mut told = false;
         loop {
+            self.refuse_after_fences()?;
             let answer = self.store.create_summed(&job.key, job.body.clone(), job.crc32c).await;
             match &answer {
                 Ok(()) => self.set_full(None),
@@ -208,7 +211,8 @@ impl Shard {
                 action = decide::after_read(self.read_slot(job).await);
             }
             match action {
-                WriterAction::Committed => return Ok(()),
+                // Asked again: the put may have taken long.
+                WriterAction::Committed => return self.refuse_after_fences(),
                 WriterAction::Fenced if planted::is(Bug::FenceIgnored) => return Ok(()),
                 WriterAction::Fenced => return Err(Lost::Fenced),
                 WriterAction::GiveUp => {
@@ -258,6 +262,14 @@ impl Shard {
             Err(StoreError::Full(why)) => self.set_full(Some(&why)),
             // The next look tells.
             Err(_) => {}
+        }
+    }
+
+    /// No put counts once a fence may be forgotten. Records that are refused after they were written are not acknowledged.
+    fn refuse_after_fences(&self) -> Result<(), Lost> {
+        match self.away_for_too_long() && !planted::is(Bug::PutsOutliveFence) {
+            true => Err(Lost::Away),
+            false => Ok(()),
         }
     }
 
@@ -373,6 +385,11 @@ impl Shard {
                 Lost::Fenced => log::warn!("stream {stream:?} was fenced by a successor: its partitions are given up"),
                 Lost::Damaged => log::error!("stream {stream:?} is damaged: its partitions are claimed anew"),
                 Lost::GivenUp => log::error!("stream {stream:?} cannot be written: its partitions are claimed anew"),
+                Lost::Away => log::error!(
+                    "this broker has not been registered for {:?}, so a successor's fence of stream {stream:?} may be \
+                     forgotten: its partitions are given up, and claimed anew once the metastore answers",
+                    self.config.away_max
+                ),
             }
         }
         state.forget_everything(ErrorCode::NOT_LEADER_OR_FOLLOWER);

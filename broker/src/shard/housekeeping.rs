@@ -4,8 +4,31 @@
 
 use super::takeover::ClaimError;
 use super::{Shard, State};
+use crate::runtime::Instant;
+use kafscale_storage_engine::partition_log::PartitionKey;
 use std::rc::Rc;
 use std::time::Duration;
+
+/// How often all producers are looked at, as in Kafka (`producer.id.expiration.check.interval.ms`).
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Producers looked at in one round of housekeeping: some hundred microseconds.
+const PRODUCERS_PER_ROUND: usize = 5_000;
+
+/// Objects that wait to be deleted; each takes some 100 bytes. Beyond them write-ahead objects are left to the reconciler,
+/// which deletes their stream, and retention waits.
+const DOOMED_MAX: usize = 100_000;
+
+/// How far the search for idempotent producers that fell silent has come.
+#[derive(Debug, Default)]
+pub(super) struct Expiry {
+    /// When the next search begins.
+    next: Instant,
+    /// Partitions that are still to be looked at, the last one first.
+    left: Vec<PartitionKey>,
+    /// Where in that one to go on.
+    from: i64,
+}
 
 impl Shard {
     /// Looks after everything that is due, again and again, until the shard stops.
@@ -33,6 +56,7 @@ impl Shard {
         self.roll_due().await;
         let merged = self.merge_all().await;
         let trimmed = self.trim().await;
+        self.expire_producers();
         let retained = self.apply_retention().await;
         let deleted_objects = self.delete_doomed().await;
         let mut steps = [deleted_records, merged, trimmed, retained, deleted_objects].into_iter();
@@ -46,6 +70,38 @@ impl Shard {
     async fn merge_all(&self) -> Result<(), ClaimError> {
         while self.merge_slots().await? {}
         Ok(())
+    }
+
+    /// Forgets idempotent producers that fell silent (`producer.id.expiration.ms`): a few in each round, all of them in time.
+    fn expire_producers(&self) {
+        let now = self.runtime.now();
+        let expiration_ms = self.config.producer_expiration_ms;
+        let before_ms = self.runtime.wall_clock_ms().saturating_sub(expiration_ms);
+        let mut state = self.state.borrow_mut();
+        let State { partitions, expiry, .. } = &mut *state;
+        if expiry.left.is_empty() && expiry.next <= now {
+            let interval = EXPIRY_INTERVAL.min(Duration::from_millis(expiration_ms.max(0) as u64));
+            *expiry = Expiry {
+                next: now + interval,
+                left: partitions.keys().copied().collect(),
+                from: 0,
+            };
+        }
+        let mut looked_at = 0;
+        while let Some(key) = expiry.left.last().filter(|_| looked_at < PRODUCERS_PER_ROUND) {
+            let next = partitions.get_mut(key).and_then(|partition| {
+                let most = PRODUCERS_PER_ROUND - looked_at;
+                let (count, next) = partition.log.expire_producers(before_ms, expiry.from, most);
+                looked_at += count;
+                next
+            });
+            // A partition without producers takes time, too.
+            looked_at += 1;
+            expiry.from = next.unwrap_or(0);
+            if next.is_none() {
+                expiry.left.pop();
+            }
+        }
     }
 
     async fn delete_doomed(&self) -> Result<(), ClaimError> {
@@ -73,6 +129,13 @@ impl Shard {
 impl State {
     /// Has an object deleted that nothing refers to any more, `due` or later.
     pub(super) fn doom(&mut self, due: Duration, key: String) {
-        self.doomed.push_back((due, key));
+        if self.may_doom() {
+            self.doomed.push_back((due, key));
+        }
+    }
+
+    /// Whether objects can wait to be deleted. If not, the object store has refused to delete any for long.
+    pub(super) fn may_doom(&self) -> bool {
+        self.doomed.len() < DOOMED_MAX
     }
 }

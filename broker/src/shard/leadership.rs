@@ -4,7 +4,8 @@
 //! metastore cannot be reached, or the process was stopped for a while) somebody may have, and a read from here could
 //! miss what was acknowledged there. Then the object store tells: a successor fences this shard's stream before it does
 //! anything else, so as long as there is no fence there is no successor. Reads go on without the metastore, at the cost
-//! of a few small requests; after a new registration one look is enough.
+//! of a few small requests; after a new registration one look is enough. Fences are forgotten after a while
+//! ([`super::ShardConfig::fence_life`]), so reads and writes end once the broker was without registration for half of that.
 
 use super::flush::Lost;
 use super::takeover::ClaimError;
@@ -27,7 +28,7 @@ pub(super) struct Questions {
 impl Shard {
     /// Whether nobody can have taken over, by what is known without asking.
     pub(super) fn surely_leads(&self) -> bool {
-        let lasts = self.runtime.now() < self.registration.until();
+        let lasts = self.runtime.boot_time() < self.registration.until();
         (lasts && self.registration.term() == self.led_since.get()) || planted::is(Bug::ZombieReads)
     }
 
@@ -44,6 +45,14 @@ impl Shard {
                 .spawn("leadership", Box::pin(async move { shard.answer_questions().await }));
         }
         answered.await.unwrap_or(false)
+    }
+
+    /// Whether this broker may have been without registration for so long that a successor's fence may be forgotten
+    /// already: a slot that is free, and a put that wins it, prove nothing then. The clock counts the time that the machine
+    /// was suspended.
+    pub(super) fn away_for_too_long(&self) -> bool {
+        let away = self.runtime.boot_time().saturating_sub(self.registration.until());
+        away > self.config.away_max
     }
 
     async fn answer_questions(self: Rc<Self>) {
@@ -86,7 +95,7 @@ impl Shard {
         else {
             return Ok(None);
         };
-        if self.runtime.now().saturating_sub(self.registration.until()) > self.config.away_max {
+        if self.away_for_too_long() {
             return Ok(Some(stream));
         }
         let namespace = &self.config.namespace;

@@ -2,8 +2,8 @@
 
 use super::flush::Lost;
 use super::takeover::ClaimError;
-use super::{LiveObject, Shard};
-use kafscale_metastore::keys::MergedObject;
+use super::{LiveObject, Shard, State};
+use kafscale_metastore::keys::{MergedObject, StreamRecord};
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::{Location, ObjectRef, PartitionKey, TailRun};
 use kafscale_storage_engine::producer_state;
@@ -13,9 +13,62 @@ use kafscale_storage_engine::wal::{Kind, Run, StreamId, WalBuilder, WalHeader};
 /// Partitions looked at before others on this core have their turn.
 const YIELD_AFTER: usize = 256;
 
+/// A change of the open stream's record, and what memory has to change with it.
+#[derive(Debug)]
+pub(super) enum StreamChange {
+    /// One object took the place of several.
+    Merge {
+        /// The object.
+        merged: ObjectRef,
+        /// Its level.
+        level: u8,
+        /// What it holds.
+        runs: Vec<Run>,
+        /// Its bytes.
+        bytes: u64,
+    },
+    /// Objects are no longer needed.
+    Trim {
+        /// The slots before it may go.
+        first_live: u64,
+        /// The objects.
+        gone: Vec<ObjectRef>,
+    },
+}
+
+impl StreamChange {
+    /// The record after the change.
+    pub(super) fn apply_to(&self, record: &mut StreamRecord) {
+        match self {
+            StreamChange::Merge { merged, level, .. } => {
+                let (first, last) = (merged.first_seq, merged.last_seq);
+                record
+                    .merged
+                    .retain(|object| object.first < first || object.last > last);
+                record.merged.push(MergedObject {
+                    first,
+                    last,
+                    level: *level,
+                });
+                record.merged.sort_by_key(|object| object.first);
+                record.first_live_seq = record.first_live_seq.max(last + 1);
+            }
+            StreamChange::Trim { first_live, gone } => {
+                record
+                    .merged
+                    .retain(|object| !gone.iter().any(|gone| gone.merged && gone.first_seq == object.first));
+                record.first_live_seq = record.first_live_seq.max(*first_live);
+            }
+        }
+    }
+}
+
 impl Shard {
     /// Makes one object of many if the open stream has too many. `true` if it did.
     pub(super) async fn merge_slots(&self) -> Result<bool, ClaimError> {
+        if !self.settle_open_stream().await? {
+            return Ok(false);
+        }
         let Some((stream, objects, level)) = self.plan_merge() else {
             return Ok(false);
         };
@@ -55,8 +108,13 @@ impl Shard {
             // An earlier attempt whose transaction did not come through: it holds at least what is left now.
             self.read_footer(merged).await?
         };
-        self.install_merged(merged, level, placed, object.len).await?;
-        Ok(true)
+        let change = StreamChange::Merge {
+            merged,
+            level,
+            runs: placed,
+            bytes: object.len,
+        };
+        self.update_stream(stream, change).await
     }
 
     async fn push_runs(&self, builder: &mut WalBuilder, runs: &[(PartitionKey, TailRun)]) -> Result<(), StoreError> {
@@ -129,24 +187,20 @@ impl Shard {
         runs
     }
 
-    async fn install_merged(&self, merged: ObjectRef, level: u8, runs: Vec<Run>, bytes: u64) -> Result<(), ClaimError> {
-        let replaced = |object: &MergedObject| object.first >= merged.first_seq && object.last <= merged.last_seq;
-        let updated = self
-            .update_stream(merged.stream, |record| {
-                record.merged.retain(|object| !replaced(object));
-                record.merged.push(MergedObject {
-                    first: merged.first_seq,
-                    last: merged.last_seq,
-                    level,
-                });
-                record.merged.sort_by_key(|object| object.first);
-                record.first_live_seq = record.first_live_seq.max(merged.last_seq + 1);
-            })
-            .await?;
-        if !updated {
-            return Ok(());
+    /// Memory follows the stream's record, which has this change.
+    pub(super) fn install(&self, state: &mut State, change: StreamChange) {
+        match change {
+            StreamChange::Merge {
+                merged,
+                level,
+                runs,
+                bytes,
+            } => self.install_merged(state, merged, level, &runs, bytes),
+            StreamChange::Trim { gone, .. } => self.install_trimmed(state, gone),
         }
-        let mut state = self.state.borrow_mut();
+    }
+
+    fn install_merged(&self, state: &mut State, merged: ObjectRef, level: u8, runs: &[Run], bytes: u64) {
         let mut runs_left = 0;
         for run in runs {
             let key = PartitionKey {
@@ -164,11 +218,12 @@ impl Shard {
                 position: run.position,
                 length: run.length,
             };
-            partition.log.relocate(run.base_offset, run.next_offset, location);
-            runs_left += 1;
+            if partition.log.relocate(run.base_offset, run.next_offset, location) {
+                runs_left += 1;
+            }
         }
         let Some(stream) = state.stream.as_mut() else {
-            return Ok(());
+            return;
         };
         let gone: Vec<u64> = stream
             .live
@@ -189,40 +244,45 @@ impl Shard {
                 runs_left,
             },
         );
-        let due = self.runtime.now() + self.config.delete_grace;
-        for object in gone {
-            let name = self.object_key(object);
-            state.doom(due, name);
-        }
-        Ok(())
+        self.doom_objects(state, gone);
     }
 
     /// Records a new first live slot, and dooms the objects that hold nothing unrolled any more.
     pub(super) async fn trim(&self) -> Result<(), ClaimError> {
-        let Some((stream, first_live, gone)) = self.plan_trim() else {
-            return Ok(());
-        };
-        let updated = self
-            .update_stream(stream, |record| {
-                record
-                    .merged
-                    .retain(|object| !gone.iter().any(|gone| gone.merged && gone.first_seq == object.first));
-                record.first_live_seq = record.first_live_seq.max(first_live);
-            })
-            .await?;
-        if !updated {
+        if !self.settle_open_stream().await? {
             return Ok(());
         }
-        let mut state = self.state.borrow_mut();
-        let due = self.runtime.now() + self.config.delete_grace;
-        for object in gone {
-            if let Some(stream) = state.stream.as_mut() {
+        if let Some((stream, first_live, gone)) = self.plan_trim() {
+            let change = StreamChange::Trim { first_live, gone };
+            self.update_stream(stream, change).await?;
+        }
+        Ok(())
+    }
+
+    fn install_trimmed(&self, state: &mut State, gone: Vec<ObjectRef>) {
+        if let Some(stream) = state.stream.as_mut() {
+            for object in &gone {
                 stream.live.remove(&object.first_seq);
             }
+        }
+        self.doom_objects(state, gone);
+    }
+
+    fn doom_objects(&self, state: &mut State, gone: Vec<ObjectRef>) {
+        let due = self.runtime.now() + self.config.delete_grace;
+        for object in gone {
             let name = self.object_key(object);
             state.doom(due, name);
         }
-        Ok(())
+    }
+
+    /// `false` if there is no open stream, or no longer.
+    async fn settle_open_stream(&self) -> Result<bool, ClaimError> {
+        let open = self.state.borrow().stream.as_ref().map(|stream| stream.id);
+        match open {
+            Some(stream) => self.settle_stream_in_doubt(stream).await,
+            None => Ok(false),
+        }
     }
 
     fn plan_trim(&self) -> Option<(StreamId, u64, Vec<ObjectRef>)> {

@@ -108,7 +108,7 @@ pub struct ShardConfig {
     pub put_give_up: Duration,
     /// How long a fence outlives its stream.
     pub fence_life: Duration,
-    /// A leader that was away from the metastore for longer than this no longer reads.
+    /// A leader that was away from the metastore for longer than this neither reads nor writes.
     pub away_max: Duration,
     /// How often a partition's retention is looked at.
     pub retention_interval: Duration,
@@ -168,6 +168,8 @@ struct State {
     deletions: VecDeque<DeleteRecordsRequest>,
     /// Objects that nothing refers to any more, with the time from which they may be deleted.
     doomed: VecDeque<(Instant, String)>,
+    /// The search for producers that fell silent.
+    expiry: housekeeping::Expiry,
 }
 
 /// A produce request whose reply waits for durability.
@@ -191,8 +193,8 @@ struct OpenStream {
     id: StreamId,
     mod_revision: Revision,
     record: StreamRecord,
-    /// What the record may be instead: changes of it that nobody knows to be applied or not.
-    doubtful: Vec<StreamRecord>,
+    /// What the record may be instead, and what memory has to change then: nobody knows whether these were applied.
+    doubtful: Vec<(StreamRecord, merge::StreamChange)>,
     next_seq: u64,
     next_commit_seq: u64,
     /// Bytes of the objects of all slots that are not committed.
@@ -289,6 +291,7 @@ impl Shard {
                 memory_bytes: 0,
                 deletions: VecDeque::new(),
                 doomed: VecDeque::new(),
+                expiry: housekeeping::Expiry::default(),
             }),
             image: RefCell::new(Arc::new(ClusterImage::default())),
             flush_wake: Wake::new(),

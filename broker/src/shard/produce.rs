@@ -1,12 +1,13 @@
 //! Accepting batches: validate, deduplicate, stamp, buffer. Decides the order; durability is [`super::flush`]'s.
 
+use super::flush::Lost;
 use super::{PendingProduce, Shard, State};
 use crate::mailbox::{ProduceRequest, ProduceResult};
 use crate::planted::{self, Bug};
 use crate::topic_config::TopicConfig;
 use bytes::{Bytes, BytesMut};
 use kafscale_codec::error_code::ErrorCode;
-use kafscale_codec::record_batch::{self, BatchError, BatchHeader};
+use kafscale_codec::record_batch::{self, BatchError, BatchHeader, Timestamps, NO_TIMESTAMP};
 use kafscale_storage_engine::partition_log::PartitionKey;
 use kafscale_storage_engine::producer_state::{Decision, ProducerChange};
 
@@ -30,7 +31,14 @@ impl Shard {
     /// are durable.
     pub fn accept_produce(&self, request: ProduceRequest) {
         let ProduceRequest { partitions, reply } = request;
-        if self.draining.get() {
+        let away = self.away_for_too_long() && !planted::is(Bug::PutsOutliveFence);
+        if away {
+            let stream = self.state.borrow().stream.as_ref().map(|open| open.id);
+            stream
+                .into_iter()
+                .for_each(|stream| self.stream_lost(stream, Lost::Away));
+        }
+        if self.draining.get() || away {
             let results = partitions
                 .iter()
                 .map(|_| ProduceResult::error(ErrorCode::NOT_LEADER_OR_FOLLOWER));
@@ -95,9 +103,9 @@ impl Shard {
         }
         reserve(arena, records.len());
         let start = arena.len();
-        let header = record_batch::copy_validated(records, arena).map_err(error_code)?;
+        let (header, times) = record_batch::copy_validated(records, arena).map_err(error_code)?;
         let log = &mut partition.log;
-        let admitted = admit(&header, &config, now_ms).map(|()| match header.producer_id {
+        let admitted = admit(&header, times, &config, now_ms).map(|()| match header.producer_id {
             producer_id if producer_id < 0 => Decision::Append,
             producer_id => log.producers.check(
                 producer_id,
@@ -153,6 +161,9 @@ impl Shard {
         if config.log_append_time {
             record_batch::stamp_log_append_time(&mut arena[start..], now_ms);
             header.max_timestamp = now_ms;
+        } else {
+            header.max_timestamp = max_timestamp(&header, times, now_ms);
+            record_batch::stamp_create_time(&mut arena[start..], header.max_timestamp);
         }
         if !log.has_buffered() {
             dirty.push(key);
@@ -186,8 +197,19 @@ fn reserve(arena: &mut BytesMut, bytes: usize) {
     *arena = BytesMut::with_capacity(block);
 }
 
+/// The largest timestamp of a batch that keeps its producer's times. What a header says is the producer's word: some leave
+/// it at −1, some write the last record's. Retention and look-ups by time rest on it, so it is computed from the records
+/// where they can be read without decompressing. Of compressed records the header is believed unless it contradicts
+/// itself: then none is taken to be younger than now, which keeps them a little longer rather than too short.
+fn max_timestamp(header: &BatchHeader, times: Timestamps, now_ms: i64) -> i64 {
+    match header.is_compressed() && header.understates_max_timestamp() {
+        true => header.base_timestamp.max(now_ms),
+        false => times.max,
+    }
+}
+
 /// What a batch must satisfy beyond its own structure.
-fn admit(header: &BatchHeader, config: &TopicConfig, now_ms: i64) -> Result<(), ErrorCode> {
+fn admit(header: &BatchHeader, times: Timestamps, config: &TopicConfig, now_ms: i64) -> Result<(), ErrorCode> {
     if header.is_control() || header.is_transactional() {
         // Transactions are a non-goal; only brokers write control batches.
         return Err(ErrorCode::INVALID_RECORD);
@@ -195,12 +217,21 @@ fn admit(header: &BatchHeader, config: &TopicConfig, now_ms: i64) -> Result<(), 
     if header.producer_id >= 0 && (header.producer_epoch < 0 || header.base_sequence < 0) {
         return Err(ErrorCode::INVALID_RECORD);
     }
-    if !config.log_append_time && header.max_timestamp >= 0 {
-        let ahead = header.max_timestamp.saturating_sub(now_ms);
-        let behind = now_ms.saturating_sub(header.max_timestamp);
-        if ahead > config.timestamp_after_max_ms || behind > config.timestamp_before_max_ms {
-            return Err(ErrorCode::INVALID_TIMESTAMP);
-        }
+    let Timestamps { min, max } = times;
+    if config.log_append_time {
+        // As Kafka: only a broker marks timestamps as a broker's.
+        return match header.is_log_append_time() {
+            true => Err(ErrorCode::INVALID_TIMESTAMP),
+            false => Ok(()),
+        };
+    }
+    if header.is_log_append_time() && max == NO_TIMESTAMP {
+        return Err(ErrorCode::INVALID_TIMESTAMP);
+    }
+    let ahead = max != NO_TIMESTAMP && max.saturating_sub(now_ms) > config.timestamp_after_max_ms;
+    let behind = min != NO_TIMESTAMP && now_ms.saturating_sub(min) > config.timestamp_before_max_ms;
+    if ahead || behind {
+        return Err(ErrorCode::INVALID_TIMESTAMP);
     }
     Ok(())
 }

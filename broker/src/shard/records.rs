@@ -1,6 +1,7 @@
 //! Changes of this shard's records in the metastore: each is one transaction that counts only if the record is unchanged,
 //! and while nobody knows whether a change was applied, nothing else is done to the record.
 
+use super::merge::StreamChange;
 use super::takeover::ClaimError;
 use super::{Partition, Shard, State};
 use crate::planted::{self, Bug};
@@ -86,6 +87,8 @@ impl Shard {
         partition.record = record;
         partition.mod_revision = revision;
         partition.doubtful.clear();
+        // A deletion that was applied late counts here, too: after a takeover the log would start there.
+        partition.log.advance_log_start(partition.record.log_start_offset);
         if rolled <= rolled_before {
             return true;
         }
@@ -129,15 +132,10 @@ impl Shard {
         Ok(false)
     }
 
-    /// Changes the open stream's record if it is unchanged and open: nothing is trimmed under a successor. While nobody
-    /// knows whether a change was applied, nothing else is done to it.
-    pub(super) async fn update_stream(
-        &self,
-        id: StreamId,
-        change: impl FnOnce(&mut StreamRecord),
-    ) -> Result<bool, ClaimError> {
-        let in_doubt = |state: &State| state.open(id).is_some_and(|stream| !stream.doubtful.is_empty());
-        if in_doubt(&self.state.borrow()) && !self.settle_stream(id).await? {
+    /// Changes the open stream's record if it is unchanged and open: nothing is trimmed under a successor. `true` once the
+    /// record is changed and memory agrees with it. `false`, and the stream given up, if the record is another's.
+    pub(super) async fn update_stream(&self, id: StreamId, change: StreamChange) -> Result<bool, ClaimError> {
+        if !self.settle_stream_in_doubt(id).await? {
             return Ok(false);
         }
         let (revision, mut record) = {
@@ -150,17 +148,9 @@ impl Shard {
         if record.state != StreamState::Open {
             return Ok(false);
         }
-        change(&mut record);
-        let key = stream_key(id.0);
-        let txn = Txn {
-            compares: vec![Compare::ModRevision(key.clone(), revision)],
-            ops: vec![Op::Put {
-                key,
-                value: record.encode(),
-                lease: None,
-            }],
-        };
-        let outcome = match self.metastore.txn(txn).await {
+        change.apply_to(&mut record);
+        assert_eq!(record.overlap(), None, "no slot of stream {id} counts twice");
+        let outcome = match self.put_stream(id, revision, &record).await {
             Ok(outcome) if !outcome.succeeded && planted::is(Bug::TrimUnderSuccessor) => Ok(TxnOutcome {
                 succeeded: true,
                 ..outcome
@@ -174,12 +164,13 @@ impl Shard {
                     return Ok(false);
                 };
                 stream.adopt_record(record, outcome.revision);
+                self.install(&mut state, change);
                 return Ok(true);
             }
             Ok(_) => "it has changed".to_string(),
             Err(MetastoreError::OutcomeUnknown(why)) => {
                 if let Some(stream) = self.state.borrow_mut().open_mut(id) {
-                    stream.doubtful.push(record.clone());
+                    stream.doubtful.push((record.clone(), change));
                 }
                 why
             }
@@ -211,7 +202,63 @@ impl Shard {
         Ok(())
     }
 
-    /// The same for the open stream's record as [`Shard::settle_partition`] for a partition's.
+    /// Ends the doubt whether a change of the open stream's record was applied. To be called before anything is planned
+    /// from what memory knows of the stream: a merge whose transaction is applied late makes objects of slots that memory
+    /// still counts as single ones, and a second merge planned from those would overlap the first.
+    ///
+    /// A record that is found unchanged settles nothing, since the transaction may still be on its way. So the record is
+    /// written again as it is: whatever compares the older revision has failed from then on.
+    pub(super) async fn settle_stream_in_doubt(&self, id: StreamId) -> Result<bool, ClaimError> {
+        let in_doubt = |state: &State| state.open(id).is_some_and(|stream| !stream.doubtful.is_empty());
+        if !in_doubt(&self.state.borrow()) {
+            return Ok(true);
+        }
+        if !self.settle_stream(id).await? {
+            return Ok(false);
+        }
+        if planted::is(Bug::LateMergeForgotten) {
+            return Ok(true);
+        }
+        let (revision, record) = match self.state.borrow().open(id) {
+            Some(stream) if stream.doubtful.is_empty() => return Ok(true),
+            Some(stream) => (stream.mod_revision, stream.record.clone()),
+            None => return Ok(false),
+        };
+        match self.put_stream(id, revision, &record).await {
+            Ok(outcome) if outcome.succeeded => {
+                let mut state = self.state.borrow_mut();
+                let Some(stream) = state.open_mut(id) else {
+                    return Ok(false);
+                };
+                stream.adopt_record(record, outcome.revision);
+                Ok(true)
+            }
+            // One of the attempts came first, or a successor; the record tells which.
+            Ok(_) => self.settle_stream(id).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn put_stream(
+        &self,
+        id: StreamId,
+        revision: Revision,
+        record: &StreamRecord,
+    ) -> Result<TxnOutcome, MetastoreError> {
+        let key = stream_key(id.0);
+        let txn = Txn {
+            compares: vec![Compare::ModRevision(key.clone(), revision)],
+            ops: vec![Op::Put {
+                key,
+                value: record.encode(),
+                lease: None,
+            }],
+        };
+        self.metastore.txn(txn).await
+    }
+
+    /// The same for the open stream's record as [`Shard::settle_partition`] for a partition's. What an attempt that was
+    /// applied late has changed is changed in memory, too.
     async fn settle_stream(&self, id: StreamId) -> Result<bool, ClaimError> {
         let (record, revision) = self.read_stream(id).await?;
         let mut state = self.state.borrow_mut();
@@ -221,7 +268,16 @@ impl Shard {
         if revision == stream.mod_revision {
             return Ok(true);
         }
-        if stream.doubtful.contains(&record) || stream.record == record {
+        if let Some(at) = stream.doubtful.iter().position(|(attempt, _)| *attempt == record) {
+            let (_, change) = stream.doubtful.swap_remove(at);
+            stream.adopt_record(record, revision);
+            if !planted::is(Bug::LateMergeForgotten) {
+                self.install(&mut state, change);
+            }
+            return Ok(true);
+        }
+        if stream.record == record {
+            // Written again as it was: a successor changes the state.
             stream.adopt_record(record, revision);
             return Ok(true);
         }

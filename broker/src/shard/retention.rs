@@ -33,6 +33,11 @@ impl Shard {
             due
         };
         for key in due {
+            // What is recorded as gone has to be deleted, and nobody else would do it.
+            if !self.state.borrow().may_doom() {
+                log::warn!("retention waits: the object store has not deleted anything for long");
+                return Ok(());
+            }
             // What is wrong with one partition's segments does not keep the others'.
             if let Err(error) = self.retain(key).await {
                 log::warn!("retention of {key:?}: {error}; trying again");
@@ -74,7 +79,15 @@ impl Shard {
             let deleted = end <= start;
             let too_old = match config.retention_ms {
                 Some(limit) if !deleted && !too_many => {
-                    self.segment_max_timestamp(key, *base_offset).await? < now_ms - limit
+                    let time = self.segment_time(key, *base_offset).await?;
+                    if time > now_ms {
+                        // As Kafka: it stays until its time has come and passed.
+                        log::warn!(
+                            "segment {base_offset} of {key:?} has a timestamp in the future ({time}): \
+                             retention.ms does not delete it, nor what comes after it"
+                        );
+                    }
+                    time < now_ms.saturating_sub(limit)
                 }
                 _ => false,
             };

@@ -190,7 +190,8 @@ impl Shard {
         runs: &[TailRun],
         gathered: &Gathered,
     ) -> Result<Written, ClaimError> {
-        let mut builder = SegmentBuilder::new(plan.base_offset, self.runtime.wall_clock_ms());
+        let created_ms = self.runtime.wall_clock_ms();
+        let mut builder = SegmentBuilder::new(plan.base_offset, created_ms);
         for run in runs {
             for batch in self.run_batches(run, gathered).await? {
                 let header = record_batch::BatchHeader::parse(&batch).map_err(damaged)?;
@@ -234,6 +235,7 @@ impl Shard {
             let segment_ref = SegmentRef {
                 bytes,
                 max_timestamp: Some(max_timestamp),
+                created_ms: Some(created_ms),
             };
             return Ok(Written::Until(segment.next_offset, segment_ref));
         }
@@ -243,11 +245,7 @@ impl Shard {
         if next_offset == segment.next_offset {
             self.write_times(&name(Part::Kfst), &segment.kfst).await?;
         }
-        let segment_ref = SegmentRef {
-            bytes: suffix.object_len,
-            max_timestamp: None,
-        };
-        Ok(Written::Until(next_offset, segment_ref))
+        Ok(Written::Until(next_offset, SegmentRef::of_bytes(suffix.object_len)))
     }
 
     /// Puts the time sidecar beside a segment that is there. Only then: an attempt that died may have meant to write

@@ -2,6 +2,7 @@
 
 use super::fetch::{damaged, Source};
 use super::{Partition, Shard};
+use crate::planted::{self, Bug};
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::PartitionKey;
 use kafscale_storage_engine::segment::{self, Index, Part, FOOTER_LEN};
@@ -16,8 +17,21 @@ const INDEXES_MAX: usize = 4;
 pub(super) struct SegmentRef {
     /// Bytes of its `.kfs`.
     pub bytes: u64,
-    /// Its largest timestamp, once somebody has asked.
+    /// Its largest timestamp, once somebody has asked; negative if no record has one.
     pub max_timestamp: Option<i64>,
+    /// When it was created, ms since the Unix epoch, once somebody has asked.
+    pub created_ms: Option<i64>,
+}
+
+impl SegmentRef {
+    /// A segment of which only the size is known.
+    pub fn of_bytes(bytes: u64) -> Self {
+        SegmentRef {
+            bytes,
+            max_timestamp: None,
+            created_ms: None,
+        }
+    }
 }
 
 /// Where in a partition's segments an offset is to be looked for.
@@ -232,13 +246,7 @@ impl Shard {
         let partition = partition.ok_or_else(|| given_up(key))?;
         let rolled = partition.log.rolled_offset();
         let listed = parts.into_iter().filter_map(|(base, part)| match part {
-            (Some(bytes), true) if base < rolled => Some((
-                base,
-                SegmentRef {
-                    bytes,
-                    max_timestamp: None,
-                },
-            )),
+            (Some(bytes), true) if base < rolled => Some((base, SegmentRef::of_bytes(bytes))),
             _ => None,
         });
         partition.segments.complete(unseen, listed);
@@ -250,15 +258,9 @@ impl Shard {
         }
     }
 
-    /// The largest timestamp of one segment.
-    pub(super) async fn segment_max_timestamp(&self, key: PartitionKey, base_offset: i64) -> Result<i64, StoreError> {
-        let known = self
-            .state
-            .borrow()
-            .partitions
-            .get(&key)
-            .and_then(|partition| partition.segments.listed()?.get(&base_offset)?.max_timestamp);
-        if let Some(known) = known {
+    /// The largest timestamp of one segment; negative if no record has one, or if the producers did not say.
+    async fn segment_max_timestamp(&self, key: PartitionKey, base_offset: i64) -> Result<i64, StoreError> {
+        if let Some(known) = self.segment_ref(key, base_offset).and_then(|found| found.max_timestamp) {
             return Ok(known);
         }
         let name = self.segment_part_key(key, base_offset, Part::Kfst)?;
@@ -276,18 +278,51 @@ impl Shard {
         let max_timestamp = match max_timestamp {
             Some(max_timestamp) => max_timestamp,
             // The sidecar is optional. Without it the records are taken to be as young as the segment.
-            None => {
-                let name = self.segment_key(key, base_offset)?;
-                let header = self.store.get_range(&name, 0..segment::HEADER_LEN as u64).await?;
-                segment::parse_created(&header).map_err(damaged)?
-            }
+            None => self.segment_created(key, base_offset).await?,
         };
-        if let Some(partition) = self.state.borrow_mut().partitions.get_mut(&key) {
-            if let Some(found) = partition.segments.segments.get_mut(&base_offset) {
-                found.max_timestamp = Some(max_timestamp);
-            }
-        }
+        self.note_segment(key, base_offset, |found| found.max_timestamp = Some(max_timestamp));
         Ok(max_timestamp)
+    }
+
+    /// By when all records of a segment were written, for retention and look-ups by time: its largest timestamp, or as
+    /// in Kafka the time of the segment itself if that is negative.
+    pub(super) async fn segment_time(&self, key: PartitionKey, base_offset: i64) -> Result<i64, StoreError> {
+        match self.segment_max_timestamp(key, base_offset).await? {
+            negative if negative < 0 && !planted::is(Bug::RetentionTrustsNegativeTime) => {
+                self.segment_created(key, base_offset).await
+            }
+            max_timestamp => Ok(max_timestamp),
+        }
+    }
+
+    async fn segment_created(&self, key: PartitionKey, base_offset: i64) -> Result<i64, StoreError> {
+        if let Some(known) = self.segment_ref(key, base_offset).and_then(|found| found.created_ms) {
+            return Ok(known);
+        }
+        let name = self.segment_key(key, base_offset)?;
+        let header = self.store.get_range(&name, 0..segment::HEADER_LEN as u64).await?;
+        let created_ms = segment::parse_created(&header).map_err(damaged)?;
+        self.note_segment(key, base_offset, |found| found.created_ms = Some(created_ms));
+        Ok(created_ms)
+    }
+
+    fn segment_ref(&self, key: PartitionKey, base_offset: i64) -> Option<SegmentRef> {
+        let state = self.state.borrow();
+        state
+            .partitions
+            .get(&key)?
+            .segments
+            .listed()?
+            .get(&base_offset)
+            .copied()
+    }
+
+    fn note_segment(&self, key: PartitionKey, base_offset: i64, note: impl FnOnce(&mut SegmentRef)) {
+        let mut state = self.state.borrow_mut();
+        let partition = state.partitions.get_mut(&key);
+        if let Some(found) = partition.and_then(|partition| partition.segments.segments.get_mut(&base_offset)) {
+            note(found);
+        }
     }
 
     /// The first offset at or after `offset` in a segment that has records of time `at` or later.
@@ -298,7 +333,7 @@ impl Shard {
         at: i64,
     ) -> Result<Option<i64>, StoreError> {
         for base_offset in self.segments_from(key, offset).await? {
-            if self.segment_max_timestamp(key, base_offset).await? >= at {
+            if self.segment_time(key, base_offset).await? >= at {
                 return Ok(Some(base_offset.max(offset)));
             }
         }
@@ -339,10 +374,7 @@ mod tests {
     use super::*;
 
     fn segment(bytes: u64) -> SegmentRef {
-        SegmentRef {
-            bytes,
-            max_timestamp: None,
-        }
+        SegmentRef::of_bytes(bytes)
     }
 
     #[test]

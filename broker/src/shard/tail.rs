@@ -93,7 +93,15 @@ pub(crate) fn assemble<'a>(
                 open = open.or(Some(damage));
             }
             let is_new = run.next_offset > rolled_offset;
-            if run.base_offset > end || (is_new && run.next_offset <= end) {
+            // Only the first run may begin below the end: where segments end in the middle of it.
+            if is_new && run.base_offset < end && (!found.is_empty() || run.next_offset <= end) {
+                return Err(Lost {
+                    from: end,
+                    to: None,
+                    damage: open.cloned(),
+                });
+            }
+            if run.base_offset > end {
                 return Err(Lost {
                     from: end,
                     to: Some(run.base_offset),
@@ -216,9 +224,14 @@ mod tests {
 
     #[test]
     fn runs_that_overlap_are_refused() {
+        for second in [(3, 5), (3, 8)] {
+            let overlapping = [stream(&[Some((0, 5)), Some(second)])];
+            assert_eq!(ends(0, 0, &overlapping), Err((5, None, None)));
+        }
         assert_eq!(
-            ends(0, 0, &[stream(&[Some((0, 5)), Some((3, 5))])]),
-            Err((5, Some(3), None))
+            ends(2, 0, &[stream(&[Some((0, 5)), Some((5, 8))])]),
+            Ok(8),
+            "segments end in the middle of a run"
         );
     }
 }

@@ -130,7 +130,15 @@ impl Shard {
     pub(super) async fn read_stream(&self, stream: StreamId) -> Result<(StreamRecord, Revision), ClaimError> {
         let found = self.metastore.get(&stream_key(stream.0)).await?;
         let found = found.ok_or_else(|| ClaimError::Inconsistent(format!("stream {stream} has no record")))?;
-        Ok((StreamRecord::decode(&found.value)?, found.mod_revision))
+        let record = StreamRecord::decode(&found.value)?;
+        if let Some((one, other)) = record.overlap() {
+            return Err(ClaimError::Inconsistent(format!(
+                "the record of stream {stream} counts slots twice: {}..={} and {}..={}; its partitions cannot be served: \
+                 run `kafscale-broker verify`",
+                one.0, one.1, other.0, other.1
+            )));
+        }
+        Ok((record, found.mod_revision))
     }
 
     /// Replaces a stream's record if it is unchanged. Whether it was is for the next read to tell.
@@ -174,7 +182,12 @@ impl Shard {
             match decide::after_fence(seq, outcome, taken_by) {
                 SuccessorAction::RecordSeal(end) => {
                     self.prove_conditional_create(stream, end).await?;
-                    return Ok(end);
+                    match self.find_end(stream, end).await? {
+                        End::Fence(end) => return Ok(end),
+                        // The fence itself is gone: the stream was sealed long ago, and its record decides.
+                        End::FreeMaybe(free) if free == end => return Ok(end),
+                        End::FreeMaybe(behind) => seq = behind,
+                    }
                 }
                 SuccessorAction::PutFence(next) => {
                     if next == seq {
@@ -251,13 +264,27 @@ impl Shard {
             from = decide::search_from(first, vouched);
         }
         let mut seq = from;
-        for (slot, size) in slots.into_iter().skip_while(|(slot, _)| *slot < from) {
-            if slot != seq {
+        for (at, (slot, size)) in slots.iter().enumerate() {
+            if *slot < seq {
+                continue;
+            }
+            if *slot != seq {
                 break;
             }
-            let key = wal::slot_key(&self.config.namespace, stream, slot);
-            if size <= FENCE_BYTES_MAX && self.who_has_or_damage(&key).await? == SlotContent::Fence {
-                return Ok(End::Fence(slot));
+            let key = wal::slot_key(&self.config.namespace, stream, *slot);
+            if *size <= FENCE_BYTES_MAX && self.who_has_or_damage(&key).await? == SlotContent::Fence {
+                let vouched = match planted::is(Bug::HoleIsEnd) {
+                    true => 0,
+                    false => self.vouched(stream, &slots[at + 1..]).await?,
+                };
+                match decide::after_second_listing(*slot, vouched) {
+                    SuccessorAction::PutFence(behind) => {
+                        log::error!("{key} is a fence where a slot was lost: slots up to {behind} were durable");
+                        seq = behind;
+                        continue;
+                    }
+                    _ => return Ok(End::Fence(*slot)),
+                }
             }
             seq += 1;
         }

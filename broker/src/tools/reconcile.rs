@@ -13,6 +13,7 @@ pub async fn run(place: &Workplace, dry_run: bool, output: &mut Output) -> Resul
     let reconciler = Reconciler::new(place.idle_shard()?, Tuning::default().reconcile_interval);
     let mut due = reconciler.topics_to_delete().await?;
     due.extend(reconciler.streams_to_delete(Living::AsRegistered).await?);
+    due.extend(reconciler.orphaned_streams().await?);
     let count = due.len();
     for deletion in due {
         tell_objects(place, &deletion, output).await?;
@@ -51,6 +52,7 @@ fn describe(deletion: &Deletion) -> Value {
         Deletion::EmptyStream { stream, end_seq, .. } => {
             json!({ "trim": "stream", "stream": format!("{stream:016x}"), "first_live_slot": end_seq })
         }
+        Deletion::OrphanedStream(stream) => json!({ "delete": "orphaned", "stream": format!("{stream:016x}") }),
         Deletion::ForgetStream { stream, .. } => json!({ "delete": "stream", "stream": format!("{stream:016x}") }),
     }
 }

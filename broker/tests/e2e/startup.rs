@@ -104,16 +104,17 @@ fn an_object_store_that_is_not_the_clusters_is_refused_and_nothing_is_taken_for_
 #[test]
 fn a_start_that_does_not_come_to_its_end_ends_with_an_error_that_says_so() {
     let (directory, launch) = killed_with_a_record();
-    // The object that holds the record is damaged: the partition cannot be led, and must not be led as if it were empty.
+    // Where the stream's objects were is a link to itself, and listing it is an error: nobody knows what the stream holds, so the partition must
+    // not be led as if it were empty.
     let objects = directory.path().join("data/objects");
     unpack_slots(&objects);
-    let streams = objects.join("default/_wal");
-    let damaged = std::fs::read_dir(streams)
-        .unwrap()
-        .flat_map(|stream| std::fs::read_dir(stream.unwrap().path()).unwrap())
-        .map(|object| std::fs::write(object.unwrap().path(), [0; 1_000]).unwrap())
+    let streams = std::fs::read_dir(objects.join("default/_wal")).unwrap();
+    let barred = streams
+        .map(|stream| stream.unwrap().path())
+        .inspect(|stream| std::fs::remove_dir_all(stream).unwrap())
+        .inspect(|stream| std::os::unix::fs::symlink(stream, stream).unwrap())
         .count();
-    assert!(damaged > 0);
+    assert!(barred > 0);
     let mut second = launch.flags("--startup-timeout-sec 3").spawn();
     let status = second.wait_for_end();
     assert!(!status.success(), "it ended with {status}");

@@ -23,6 +23,10 @@ pub struct Troubles {
     pub meta_permille: Cell<u64>,
     /// Each takes longer by up to this.
     pub meta_slow: Cell<Duration>,
+    /// Of a thousand calls of the metastore, so many are given up by their sender and applied some time later.
+    pub meta_late_permille: Cell<u64>,
+    /// Nothing reaches the metastore at all, and nothing comes from there.
+    pub meta_gone: Cell<bool>,
 }
 
 impl Troubles {
@@ -30,6 +34,8 @@ impl Troubles {
     pub fn heal(&self) {
         self.store_permille.set(0);
         self.meta_permille.set(0);
+        self.meta_late_permille.set(0);
+        self.meta_gone.set(false);
         self.store_slow.set(Duration::ZERO);
         self.meta_slow.set(Duration::ZERO);
     }
@@ -117,7 +123,11 @@ impl store::FaultPolicy for Link {
 
 impl meta::FaultPolicy for Link {
     fn before(&self, _: meta::Call) -> LocalFuture<'static, meta::CallFate> {
+        let late = self.troubles.meta_late_permille.get();
+        let late = late > 0 && self.world.draw(|random| random.permille(late));
         let fate = match self.fate(self.troubles.meta_permille.get()) {
+            _ if late => meta::CallFate::LateUnknown,
+            _ if self.troubles.meta_gone.get() => meta::CallFate::Unavailable,
             Fate::Done => meta::CallFate::Done,
             Fate::Unavailable => meta::CallFate::Unavailable,
             Fate::DoneUnknown => meta::CallFate::DoneUnknown,
@@ -138,6 +148,7 @@ impl meta::FaultPolicy for Link {
     fn deliver(&self) -> LocalFuture<'static, meta::WatchFate> {
         let permille = self.troubles.meta_permille.get() / 4;
         let fate = self.world.draw(|random: &mut Random| match random.permille(permille) {
+            _ if self.troubles.meta_gone.get() => meta::WatchFate::Broken,
             false => meta::WatchFate::Delivered,
             true => *random.pick(&[meta::WatchFate::Broken, meta::WatchFate::Compacted]),
         });

@@ -3,6 +3,7 @@
 //! `make sim SEEDS=10000` runs so many seeds; `make sim SEED=n` runs one again, byte for byte, and `RUST_LOG=info` says
 //! what happens in it.
 
+mod away;
 mod checkers;
 mod client;
 mod cluster;
@@ -10,6 +11,7 @@ mod content;
 mod executor;
 mod faults;
 mod foreign;
+mod late;
 mod legacy;
 mod members;
 mod nemesis;

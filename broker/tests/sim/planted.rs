@@ -145,3 +145,35 @@ const DAMAGE: Switches = Switches {
 fn a_damaged_partition_that_is_served_shortened_is_found() {
     must_be_found_among(Bug::QuarantineForgotten, DAMAGE);
 }
+
+#[test]
+fn a_retention_that_takes_no_time_for_a_time_long_ago_is_found() {
+    let switches = Switches {
+        undated: true,
+        ..Switches::STANDARD
+    };
+    must_be_found_among(Bug::RetentionTrustsNegativeTime, switches);
+}
+
+/// The same for a story of its own.
+fn must_be_found_by(bug: Bug, run: fn(u64) -> Option<String>) {
+    crate::start_logging();
+    plant(Some(bug));
+    let found = (0..SEEDS).find_map(|seed| run(seed).map(|what| (seed, what)));
+    plant(None);
+    let Some((seed, what)) = found else {
+        panic!("{bug:?} is not found in {SEEDS} seeds");
+    };
+    println!("{bug:?} is found by seed {seed}: {what}");
+    assert_eq!(run(seed), None, "seed {seed} fails without the bug too");
+}
+
+#[test]
+fn a_merge_that_is_applied_late_and_forgotten_is_found() {
+    must_be_found_by(Bug::LateMergeForgotten, crate::late::run);
+}
+
+#[test]
+fn a_broker_that_writes_although_its_fence_is_forgotten_is_found() {
+    must_be_found_by(Bug::PutsOutliveFence, crate::away::run);
+}

@@ -137,7 +137,8 @@ struct Batch {
     bytes: Bytes,
 }
 
-fn produce_request(topic: &str, acks: i16, batches: Vec<(i32, Bytes)>) -> ProduceRequest {
+/// One batch for each partition.
+pub fn produce_request(topic: &str, acks: i16, batches: Vec<(i32, Bytes)>) -> ProduceRequest {
     let partition_data = batches
         .into_iter()
         .map(|(index, records)| PartitionProduceData {

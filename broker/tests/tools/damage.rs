@@ -3,6 +3,7 @@
 use crate::setup::{assert_all_there, fill, filled, flip, Acked, Place, TOPIC};
 use crate::support::{Broker, PATIENCE, PAUSE};
 use kafscale_codec::error_code::ErrorCode;
+use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
@@ -152,6 +153,10 @@ fn reconcile_says_what_it_would_do_and_then_does_it() {
         kafscale_codec::error_code::ErrorCode::NONE
     );
     broker.kill();
+    // The counter of streams has passed 0, which no stream ever was: what lies there is nobody's.
+    let orphaned = place.objects.join(format!("default/_wal/{:016x}", 0));
+    fs::create_dir_all(&orphaned).unwrap();
+    fs::write(orphaned.join(format!("{:020}.wal", 3)), b"left behind").unwrap();
     let dry = place.run("reconcile --dry-run");
     assert_eq!(dry.status, 0, "{}", dry.errors);
     assert_eq!(dry.lines.last().unwrap()["dry_run"], true);
@@ -161,7 +166,15 @@ fn reconcile_says_what_it_would_do_and_then_does_it() {
         "{:#?}",
         dry.lines
     );
+    assert!(
+        dry.lines.iter().any(|line| line["delete"] == "orphaned"),
+        "{:#?}",
+        dry.lines
+    );
     let done = place.run("reconcile");
+    assert!(done.lines.iter().any(|line| line["delete"] == "orphaned"));
+    let again = place.run("reconcile --dry-run");
+    assert!(again.lines.iter().all(|line| line["delete"] != "orphaned"));
     assert_eq!(done.lines.last().unwrap()["dry_run"], false);
     assert!(!place.files("/orders/", ".kfs").is_empty());
 }

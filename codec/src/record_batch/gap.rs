@@ -2,7 +2,7 @@
 //!
 //! Kafka's log cleaner leaves such batches, so every consumer passes over them. No producer may send one.
 
-use super::{validate, BatchError, BatchHeader, CRC_FROM, HEADER_LEN, LENGTH_PREFIX};
+use super::{BatchError, BatchHeader, CRC_FROM, HEADER_LEN, LENGTH_PREFIX};
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// Offsets that one batch can cover.
@@ -40,24 +40,24 @@ fn gap_batch(base_offset: i64, count: i64, leader_epoch: i32) -> Bytes {
     batch.freeze()
 }
 
-/// [`validate`] for a batch that is stored: it may also be one that [`gap_batches`] made.
+/// The header of a batch that [`gap_batches`] made; `None` if it is not one.
 ///
 /// # Errors
-/// What is wrong with the batch.
-pub fn validate_stored(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
+/// The batch's length is wrong, or its header cannot be parsed.
+pub(super) fn parse(bytes: &[u8]) -> Result<Option<BatchHeader>, BatchError> {
     let header = BatchHeader::parse(bytes)?;
     if header.record_count != 0 || bytes.len() != HEADER_LEN || header.last_offset_delta < 0 {
-        return validate(bytes);
+        return Ok(None);
     }
     if header.total_len() != HEADER_LEN {
         return Err(BatchError::Length(header.batch_length));
     }
-    header.check_crc(crc32c::crc32c(&bytes[CRC_FROM..]))?;
-    Ok(header)
+    Ok(Some(header))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::{validate, validate_stored};
     use super::*;
 
     #[test]

@@ -1,6 +1,6 @@
-//! Records inside a batch: for tools, tests and look-ups by time, not for the data path.
+//! Records inside a batch: for tools, tests and look-ups by time. The data path only walks over uncompressed ones.
 
-use super::{BatchError, BatchHeader, HEADER_LEN};
+use super::{BatchError, BatchHeader, Timestamps, HEADER_LEN};
 use crate::compression::{self, Compression};
 use bytes::Bytes;
 
@@ -42,16 +42,21 @@ pub fn records(batch: &[u8]) -> Result<Vec<Record>, BatchError> {
 }
 
 /// The first record of the batch at or after `from` with a timestamp of at least `timestamp_ms`: its offset and timestamp.
-/// Records before `from` are deleted, if the log begins inside the batch.
+/// Records before `from` are deleted, if the log begins inside the batch. A batch whose records cannot be decompressed is
+/// taken to begin with one: whoever reads from there on misses nothing.
 pub fn first_record_at_or_after(batch: &[u8], timestamp_ms: i64, from: i64) -> Result<Option<(i64, i64)>, BatchError> {
     let header = BatchHeader::parse(batch)?;
-    if header.max_timestamp < timestamp_ms {
+    if header.max_timestamp < timestamp_ms && !header.understates_max_timestamp() {
         return Ok(None);
     }
     if header.is_log_append_time() && header.base_offset >= from {
         return Ok(Some((header.base_offset, header.max_timestamp)));
     }
-    let found = records(batch)?
+    let records = match records(batch) {
+        Err(_) if header.is_compressed() => return Ok(Some((header.base_offset.max(from), header.max_timestamp))),
+        records => records?,
+    };
+    let found = records
         .into_iter()
         .find(|record| record.timestamp >= timestamp_ms && record.offset >= from);
     Ok(found.map(|record| (record.offset, record.timestamp)))
@@ -69,17 +74,17 @@ fn decompressed(header: &BatchHeader, batch: &[u8]) -> Result<Vec<u8>, BatchErro
 }
 
 fn read_record(header: &BatchHeader, rest: &mut &[u8]) -> Option<Record> {
-    let len = usize::try_from(varlong(rest)?).ok()?;
+    let len = usize::try_from(varint(rest)?).ok()?;
     let mut record = take(rest, len)?;
     let _attributes = take(&mut record, 1)?;
     let timestamp_delta = varlong(&mut record)?;
-    let offset_delta = varlong(&mut record)?;
-    let key = nullable(&mut record)?;
-    let value = nullable(&mut record)?;
-    let count = varlong(&mut record)?;
+    let offset_delta = i64::from(varint(&mut record)?);
+    let key = nullable(&mut record)?.map(Bytes::copy_from_slice);
+    let value = nullable(&mut record)?.map(Bytes::copy_from_slice);
     let mut headers = Vec::new();
-    for _ in 0..count {
-        headers.push((nullable(&mut record)??, nullable(&mut record)?));
+    for _ in 0..header_count(&mut record)? {
+        let name = Bytes::copy_from_slice(header_name(&mut record)?);
+        headers.push((name, nullable(&mut record)?.map(Bytes::copy_from_slice)));
     }
     let timestamp = if header.is_log_append_time() {
         header.max_timestamp
@@ -97,30 +102,51 @@ fn read_record(header: &BatchHeader, rest: &mut &[u8]) -> Option<Record> {
     })
 }
 
-/// Walks uncompressed records: each as long as it says, offset deltas 0, 1, 2, … and nothing left over.
-pub(super) fn check_structure(mut body: &[u8], count: i32) -> Result<(), BatchError> {
-    for index in 0..count {
-        check_record(&mut body, index).ok_or(BatchError::Record(index))?;
+/// Walks uncompressed records as Kafka does at append: each as long as it says and nothing left over, offset deltas
+/// 0, 1, 2, …, no header without a name. Nothing is copied. Returns the records' timestamps, by their deltas.
+pub(super) fn check_structure(mut body: &[u8], header: &BatchHeader) -> Result<Timestamps, BatchError> {
+    let mut times = Timestamps::NONE;
+    for index in 0..header.record_count {
+        let delta = check_record(&mut body, index).ok_or(BatchError::Record(index))?;
+        times.add(header.base_timestamp.wrapping_add(delta));
     }
     if body.is_empty() {
-        Ok(())
+        Ok(times)
     } else {
-        Err(BatchError::Record(count))
+        Err(BatchError::Record(header.record_count))
     }
 }
 
-fn check_record(body: &mut &[u8], index: i32) -> Option<()> {
-    let len = usize::try_from(varlong(body)?).ok()?;
+/// Passes one record; returns its timestamp delta.
+fn check_record(body: &mut &[u8], index: i32) -> Option<i64> {
+    let len = usize::try_from(varint(body)?).ok()?;
     let mut record = take(body, len)?;
     let _attributes = take(&mut record, 1)?;
-    let _timestamp_delta = varlong(&mut record)?;
-    (varlong(&mut record)? == i64::from(index)).then_some(())
+    let timestamp_delta = varlong(&mut record)?;
+    (varint(&mut record)? == index).then_some(())?;
+    nullable(&mut record)?;
+    nullable(&mut record)?;
+    for _ in 0..header_count(&mut record)? {
+        header_name(&mut record)?;
+        nullable(&mut record)?;
+    }
+    record.is_empty().then_some(timestamp_delta)
 }
 
-fn nullable(rest: &mut &[u8]) -> Option<Option<Bytes>> {
-    match varlong(rest)? {
-        -1 => Some(None),
-        len => Some(Some(Bytes::copy_from_slice(take(rest, usize::try_from(len).ok()?)?))),
+fn header_count(rest: &mut &[u8]) -> Option<usize> {
+    usize::try_from(varint(rest)?).ok()
+}
+
+fn header_name<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let len = usize::try_from(varint(rest)?).ok()?;
+    take(rest, len)
+}
+
+/// Bytes, or null: as in Kafka, any negative length is null.
+fn nullable<'a>(rest: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
+    match usize::try_from(varint(rest)?) {
+        Ok(len) => take(rest, len).map(Some),
+        Err(_) => Some(None),
     }
 }
 
@@ -128,6 +154,26 @@ fn take<'a>(rest: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
     let (head, tail) = rest.split_at_checked(len)?;
     *rest = tail;
     Some(head)
+}
+
+/// A zigzag varint of up to 32 bits.
+fn varint(rest: &mut &[u8]) -> Option<i32> {
+    // Nearly all are one byte: an offset delta, a short key, no headers.
+    if let Some((&byte, tail)) = rest.split_first() {
+        if byte & 0x80 == 0 {
+            *rest = tail;
+            return Some(i32::from(byte >> 1) ^ -i32::from(byte & 1));
+        }
+    }
+    let mut value = 0u32;
+    for (index, byte) in rest.iter().enumerate().take(5) {
+        value |= u32::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            *rest = &rest[index + 1..];
+            return Some((value >> 1) as i32 ^ -((value & 1) as i32));
+        }
+    }
+    None
 }
 
 /// A zigzag varint of up to 64 bits.

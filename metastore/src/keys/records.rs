@@ -199,6 +199,21 @@ fields! {
     }
 }
 
+impl StreamRecord {
+    /// Two parts of the stream that claim the same slots, each as first and last slot; `None` in a sound record. Merged
+    /// objects are in slot order, lie before `first_live_seq` and share no slot: a slot that counts twice would give its
+    /// records twice.
+    pub fn overlap(&self) -> Option<((u64, u64), (u64, u64))> {
+        let slots = (self.first_live_seq, u64::MAX);
+        let parts = || {
+            let merged = self.merged.iter().map(|object| (object.first, object.last));
+            merged.chain([slots])
+        };
+        let reversed = parts().find(|part| part.0 > part.1).map(|part| (part, part));
+        reversed.or_else(|| parts().zip(parts().skip(1)).find(|(one, next)| one.1 >= next.0))
+    }
+}
+
 /// Who may do what with a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamState {

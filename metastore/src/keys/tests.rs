@@ -229,3 +229,31 @@ fn an_empty_topic_record_is_small() {
     };
     assert_eq!(record.encode().len(), 21);
 }
+
+#[test]
+fn slots_that_count_twice_are_found_in_a_streams_record() {
+    let record = |merged: &[(u64, u64)], first_live_seq| StreamRecord {
+        broker_id: 1,
+        incarnation: 7,
+        shard: 0,
+        state: StreamState::Open,
+        first_live_seq,
+        merged: merged
+            .iter()
+            .map(|(first, last)| MergedObject {
+                first: *first,
+                last: *last,
+                level: 1,
+            })
+            .collect(),
+    };
+    assert_eq!(record(&[], 0).overlap(), None);
+    assert_eq!(record(&[(0, 9), (12, 20)], 21).overlap(), None);
+    assert_eq!(
+        record(&[(0, 226), (200, 492)], 493).overlap(),
+        Some(((0, 226), (200, 492)))
+    );
+    assert_eq!(record(&[(0, 9)], 9).overlap(), Some(((0, 9), (9, u64::MAX))));
+    assert_eq!(record(&[(20, 30), (0, 9)], 40).overlap(), Some(((20, 30), (0, 9))));
+    assert_eq!(record(&[(9, 0)], 40).overlap(), Some(((9, 0), (9, 0))));
+}

@@ -138,6 +138,16 @@ pub fn search_from(first_live_seq: u64, vouched: u64) -> u64 {
     first_live_seq.max(vouched)
 }
 
+/// After a fence was found or won in `end`: `vouched` is what the slots behind it vouch for, by a listing that began after
+/// the fence was there. A slot can be lost between a successor's first listing and its fence. The fence then sits in a
+/// slot that counted, and the stream ends further behind.
+pub fn after_second_listing(end: u64, vouched: u64) -> SuccessorAction {
+    match vouched > end {
+        true => SuccessorAction::PutFence(vouched),
+        false => SuccessorAction::RecordSeal(end),
+    }
+}
+
 /// Whether a stream's owner may record a new first live slot, and then delete what lies before.
 pub fn may_trim(state: SealState) -> bool {
     state == SealState::Open

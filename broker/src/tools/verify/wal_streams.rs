@@ -61,7 +61,7 @@ pub async fn check(place: &Workplace, output: &mut Output) -> Result<(Streams, T
             (record, _) => {
                 let listed = list(place, stream, output).await?;
                 let (merged, slots) = match record {
-                    Some(record) => by_record(place, stream, record, &listed).await?,
+                    Some(record) => by_record(place, stream, record, &listed, output).await?,
                     None => by_listing(place, stream, &listed, output).await?,
                 };
                 found.objects += (merged.len() + slots.len()) as u64;
@@ -120,7 +120,15 @@ async fn by_record(
     stream: StreamId,
     record: &StreamRecord,
     listed: &Listed,
+    output: &mut Output,
 ) -> Result<Counting, ToolError> {
+    if let Some((one, other)) = record.overlap() {
+        let why = format!(
+            "its record counts slots twice: {}..={} and {}..={}",
+            one.0, one.1, other.0, other.1
+        );
+        output.problem("overlap", &wal::stream_prefix(place.namespace(), stream), &why)?;
+    }
     let merged = record.merged.iter().map(|object| (object.first, object.last)).collect();
     let end = match record.state {
         StreamState::Sealed { end_seq, .. } => end_seq,
