@@ -44,7 +44,7 @@ const OTHER_SHARDS_MAX: Duration = Duration::from_secs(10);
 pub struct Tuning {
     /// Partitions that a shard claims in one transaction; etcd takes 128 operations by default.
     pub claim_batch: usize,
-    /// Live slots of a stream above which they are merged (DESIGN: the unrolled part has a budget).
+    /// Live slots of a stream above which they are merged.
     pub live_slots_max: usize,
     /// Runs of a stream's live objects above which partitions are rolled: each is some 150 to 300 bytes in memory.
     pub live_runs_max: u64,

@@ -1,4 +1,4 @@
-//! One file per API: what each request means here. Kafka's error codes live in this module and below, nowhere deeper.
+//! One file per API, or per family of APIs: what each request means here.
 
 mod cluster;
 mod configs;
