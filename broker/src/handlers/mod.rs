@@ -88,7 +88,7 @@ impl Context {
         Box::pin(async move {
             let response = response.await;
             let metrics = node.shard.metrics.request(M::API);
-            metrics.duration.record(node.runtime.now() - received);
+            metrics.duration.record(node.runtime.now().saturating_sub(received));
             if response.has_error() {
                 metrics.errors.add(1);
             }

@@ -22,9 +22,9 @@ impl Switches {
     /// What every seed draws from.
     pub const STANDARD: Switches = Switches {
         damage: false,
-        foreign: false,
+        foreign: true,
         days: false,
-        undated: false,
+        undated: true,
         suspension: false,
     };
 
