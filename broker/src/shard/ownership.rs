@@ -64,14 +64,17 @@ impl Shard {
     pub(super) async fn ownership_loop(self: Rc<Self>) {
         while !self.stopped.get() {
             self.wait_for_ownership_work().await;
-            if self.stopped.get() || self.draining.get() {
-                continue;
+            if self.stopped.get() {
+                return;
             }
-            if let Err(error) = self.claim_all().await {
-                log::warn!("claim partitions: {error}; trying again");
-                self.runtime.sleep(CLAIM_RETRY).await;
-                self.ownership_wake.wake();
+            if !self.draining.get() {
+                if let Err(error) = self.claim_all().await {
+                    log::warn!("claim partitions: {error}; trying again");
+                    self.runtime.sleep(CLAIM_RETRY).await;
+                    self.ownership_wake.wake();
+                }
             }
+            self.state.borrow_mut().postpone_due_retries(self.runtime.now());
         }
     }
 

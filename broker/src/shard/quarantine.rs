@@ -67,6 +67,16 @@ impl State {
         self.quarantined.get(&key).is_some_and(|refused| now < refused.retry_at)
     }
 
+    /// Gives a quarantined partition that was due and is still quarantined another pause. It may not have been tried at all:
+    /// the broker is not registered, or another broker leads the partition. The ownership loop would spin on it.
+    pub(super) fn postpone_due_retries(&mut self, now: Instant) {
+        for refused in self.quarantined.values_mut() {
+            if refused.retry_at <= now {
+                refused.retry_at = now + refused.pause;
+            }
+        }
+    }
+
     /// When the next quarantined partition is to be tried again.
     pub(super) fn next_retry(&self) -> Option<Instant> {
         self.quarantined.values().map(|refused| refused.retry_at).min()
