@@ -50,7 +50,7 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Client connections accepted.
     pub connections_accepted: Counter,
-    /// Objects that nothing referred to, deleted by the reconciler.
+    /// Objects that nobody could need, deleted by the reconciler.
     pub orphaned_objects_deleted: Counter,
     /// Client connections closed at once because there were too many.
     pub connections_refused: Counter,

@@ -54,8 +54,10 @@ impl Deletion {
     /// The prefixes below which everything goes.
     pub fn prefixes(&self, namespace: &str) -> Vec<String> {
         match self {
-            Deletion::EmptyTopic { topic_id, deleted } => topic_prefixes(namespace, *topic_id, &deleted.value.folder),
-            Deletion::ForgetTopic { topic_id, folder, .. } => topic_prefixes(namespace, *topic_id, folder),
+            Deletion::EmptyTopic { topic_id, deleted } => {
+                topic_prefixes(namespace, *topic_id, &deleted.value.folder).into()
+            }
+            Deletion::ForgetTopic { topic_id, folder, .. } => topic_prefixes(namespace, *topic_id, folder).into(),
             Deletion::EndStream(_) => Vec::new(),
             Deletion::EmptyStream { stream, .. }
             | Deletion::ForgetStream { stream, .. }
@@ -76,9 +78,10 @@ impl Deletion {
     }
 }
 
-fn topic_prefixes(namespace: &str, topic_id: TopicId, folder: &str) -> Vec<String> {
+/// Where a topic's segments lie, and where its snapshots of producers.
+pub(super) fn topic_prefixes(namespace: &str, topic_id: TopicId, folder: &str) -> [String; 2] {
     let id: String = topic_id.0.iter().map(|byte| format!("{byte:02x}")).collect();
-    vec![
+    [
         format!("{namespace}/{folder}/"),
         format!("{namespace}/_producers/{id}/"),
     ]

@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod deletion;
 pub mod image;
+pub(crate) mod leftovers;
 pub mod membership;
 pub mod reconciler;
 pub mod registration;

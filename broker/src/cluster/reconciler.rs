@@ -1,25 +1,27 @@
-//! Deletes what nothing refers to any more: the objects of deleted topics, and streams that are rolled to the end.
+//! Deletes what nothing refers to any more: the objects of deleted topics, streams that are rolled to the end, and what
+//! interrupted deletions left ([`super::leftovers`]).
 //!
 //! Only one broker does this, the one with the lowest id; two at once would do the same harmless things. Every deletion
 //! follows from records of the metastore ([`super::deletion`]), never from what a listing happens to show or to lack.
 
 use super::deletion::{self, Deletion, Grace};
+use super::leftovers::{self, Seen, LEFTOVERS_MAX};
 use crate::shard::takeover::ClaimError;
 use crate::shard::Shard;
-use kafscale_metastore::keys::{counter_key, stream_key, CountRecord, STREAM_COUNTER};
+use kafscale_metastore::keys::{counter_key, stream_key, CountRecord, PartitionRecord, STREAM_COUNTER};
 use kafscale_metastore::operation::OperationError;
 use kafscale_metastore::{brokers, partitions, streams, topics};
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::wal::StreamId;
-use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 /// Objects per listing and per deletion.
 const PAGE: usize = 1000;
 
-/// Rounds from one search for orphaned objects to the next: it takes a listing for each stream.
+/// Rounds from one search for orphaned objects to the next: it takes a listing for each stream, and one of all segments.
 const ROUNDS_PER_SEARCH: u32 = 360;
 
 /// Why a round was not finished; the next one begins anew.
@@ -50,6 +52,7 @@ pub struct Reconciler {
     shard: Rc<Shard>,
     interval: Duration,
     rounds: Cell<u32>,
+    leftovers: RefCell<Seen>,
 }
 
 impl Reconciler {
@@ -59,6 +62,7 @@ impl Reconciler {
             shard,
             interval,
             rounds: Cell::new(0),
+            leftovers: RefCell::default(),
         }
     }
 
@@ -90,6 +94,89 @@ impl Reconciler {
             for deletion in self.orphaned_streams().await? {
                 self.delete(deletion).await?;
             }
+            let found = self.leftovers().await?;
+            let now = self.shard.runtime.now();
+            let due = self
+                .leftovers
+                .borrow_mut()
+                .due(found, now, self.shard.config.delete_grace);
+            self.delete_leftovers(&due).await?;
+        }
+        Ok(())
+    }
+
+    /// What interrupted deletions left of topics that exist. Of partitions without a readable record nothing is: no record
+    /// proves that nobody needs it.
+    pub async fn leftovers(&self) -> Result<Vec<String>, ReconcileError> {
+        let metastore = &*self.shard.metastore;
+        let topics = topics::load_topics(metastore).await?.items;
+        let mut records: BTreeMap<_, BTreeMap<i32, PartitionRecord>> = BTreeMap::new();
+        for stored in partitions::load_partitions(metastore).await?.items {
+            let of_topic = records.entry(stored.topic_id).or_default();
+            of_topic.insert(stored.partition, stored.record.value);
+        }
+        let namespace = &self.shard.config.namespace;
+        let mut found = Vec::new();
+        for (_, topic) in topics {
+            let Some(records) = records.get(&topic.value.topic_id) else {
+                continue;
+            };
+            let [segments, snapshots] = deletion::topic_prefixes(namespace, topic.value.topic_id, &topic.value.folder);
+            self.search(&segments, records, leftovers::of_segments, &mut found)
+                .await?;
+            self.search(&snapshots, records, leftovers::of_snapshots, &mut found)
+                .await?;
+        }
+        Ok(found)
+    }
+
+    /// Lists what is below `prefix`, and has `left` say of each partition's keys which are left over.
+    async fn search(
+        &self,
+        prefix: &str,
+        records: &BTreeMap<i32, PartitionRecord>,
+        left: impl Fn(&PartitionRecord, &[String]) -> Vec<String>,
+        found: &mut Vec<String>,
+    ) -> Result<(), StoreError> {
+        let mut keys: Vec<String> = Vec::new();
+        let mut after: Option<String> = None;
+        while found.len() < LEFTOVERS_MAX {
+            let page = self.shard.store.list(prefix, after.as_deref(), PAGE).await?;
+            after = page.objects.last().map(|object| object.key.clone());
+            keys.extend(page.objects.into_iter().map(|object| object.key));
+            let more = page.more && after.is_some();
+            // The last partition may go on in the next page.
+            let last = keys.last().and_then(|key| leftovers::partition_of(prefix, key));
+            let whole = match more {
+                true => keys.partition_point(|key| leftovers::partition_of(prefix, key) != last),
+                false => keys.len(),
+            };
+            let of_partitions =
+                keys[..whole].chunk_by(|a, b| leftovers::partition_of(prefix, a) == leftovers::partition_of(prefix, b));
+            for of_partition in of_partitions {
+                let partition = leftovers::partition_of(prefix, &of_partition[0]);
+                let record = partition.and_then(|partition| records.get(&partition));
+                found.extend(record.into_iter().flat_map(|record| left(record, of_partition)));
+            }
+            keys.drain(..whole);
+            if !more {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what [`Self::leftovers`] has found, once nobody can be reading it.
+    pub async fn delete_leftovers(&self, keys: &[String]) -> Result<(), StoreError> {
+        for page in keys.chunks(PAGE) {
+            self.shard.store.delete(page).await?;
+            self.shard.metrics.orphaned_objects_deleted.add(page.len() as u64);
+        }
+        if let Some(first) = keys.first() {
+            log::warn!(
+                "{} objects that interrupted deletions left are deleted, {first} the first of them",
+                keys.len()
+            );
         }
         Ok(())
     }
@@ -263,3 +350,6 @@ impl Reconciler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

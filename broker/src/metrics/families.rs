@@ -80,7 +80,7 @@ families! {
     CONNECTIONS = "kafscale_connections", Gauge, [];
     /// Client connections accepted.
     CONNECTIONS_ACCEPTED = "kafscale_connections_accepted_total", Counter, [];
-    /// Write-ahead objects of streams that have no record, deleted by the reconciler.
+    /// Objects that nobody can need, deleted by the reconciler: of streams without a record, and what interrupted deletions left.
     ORPHANED_OBJECTS_DELETED = "kafscale_orphaned_objects_deleted_total", Counter, [];
     /// Client connections closed at once because there were too many.
     CONNECTIONS_REFUSED = "kafscale_connections_refused_total", Counter, [];

@@ -13,7 +13,7 @@ use std::rc::Rc;
 const TO_HIGH_WATERMARK: i64 = -1;
 
 /// Deletions in line; what comes beyond is refused, and the client tries again.
-const DELETIONS_MAX: usize = 1_000;
+pub(super) const DELETIONS_MAX: usize = 1_000;
 
 impl Shard {
     /// Puts a deletion in line: the housekeeping is alone in changing partitions' records, so nothing comes in between.

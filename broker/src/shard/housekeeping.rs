@@ -17,7 +17,7 @@ const PRODUCERS_PER_ROUND: usize = 5_000;
 
 /// Objects that wait to be deleted; each takes some 100 bytes. Beyond them write-ahead objects are left to the reconciler,
 /// which deletes their stream, and retention waits.
-const DOOMED_MAX: usize = 100_000;
+pub(super) const DOOMED_MAX: usize = 100_000;
 
 /// How far the search for idempotent producers that fell silent has come.
 #[derive(Debug, Default)]

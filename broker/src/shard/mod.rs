@@ -26,6 +26,8 @@ pub mod segments;
 pub mod status;
 pub mod tail;
 pub mod takeover;
+#[cfg(test)]
+mod tests;
 
 use crate::cluster::image::{ClusterImage, TopicImage};
 use crate::cluster::registration::Registration;

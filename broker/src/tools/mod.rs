@@ -4,6 +4,7 @@
 //! found problems, with 2 if it could not do its work.
 
 mod accept_loss;
+mod bad_batches;
 mod command;
 mod describe;
 mod inspect;
@@ -74,6 +75,11 @@ pub(crate) struct Workplace {
 impl Workplace {
     fn namespace(&self) -> &str {
         &self.settings.namespace
+    }
+
+    /// Whether brokers may use the objects meanwhile; a directory is locked.
+    fn is_shared(&self) -> bool {
+        self.settings.s3.is_some()
     }
 
     fn metastore(&self) -> Result<&dyn Metastore, ToolError> {

@@ -14,13 +14,25 @@ pub async fn run(place: &Workplace, dry_run: bool, output: &mut Output) -> Resul
     let mut due = reconciler.topics_to_delete().await?;
     due.extend(reconciler.streams_to_delete(Living::AsRegistered).await?);
     due.extend(reconciler.orphaned_streams().await?);
-    let count = due.len();
+    let mut count = due.len();
     for deletion in due {
         tell_objects(place, &deletion, output).await?;
         output.line(&describe(&deletion))?;
         if !dry_run {
             reconciler.delete(deletion).await?;
         }
+    }
+    let found = reconciler.leftovers().await?;
+    for key in &found {
+        output.line(&json!({ "delete": "leftover", "key": key }))?;
+    }
+    count += found.len();
+    if !dry_run && !found.is_empty() {
+        // Brokers that share the stores may be reading what they planned with an older record.
+        if place.is_shared() {
+            place.runtime.sleep(Tuning::default().delete_grace).await;
+        }
+        reconciler.delete_leftovers(&found).await?;
     }
     output.line(&json!({ "summary": "reconcile", "dry_run": dry_run, "deletions": count }))?;
     Ok(())

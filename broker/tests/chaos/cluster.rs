@@ -5,17 +5,34 @@ use crate::support::{free_port, Broker, Launch};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// How long a broker that is asked to end is waited for.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
 
 /// Lease of a broker: so long its partitions rest after it was killed.
 pub const LEASE_TTL_MS: u64 = 3_000;
 
+/// Which version a broker starts with, if there are two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Versions {
+    /// This one.
+    New,
+    /// Both in turn, and not all brokers with the same one.
+    Both,
+    /// The other one.
+    Old,
+}
+
 /// One broker's place: the process comes and goes, the address stays.
 pub struct Machine {
     launch: Launch,
-    /// The same as another version, if there is one, which every second start takes.
+    /// The same as another version, if there is one.
     old: Option<Launch>,
-    starts: AtomicUsize,
+    versions: Arc<Mutex<Versions>>,
+    /// Starts of either version so far.
+    starts: [AtomicUsize; 2],
     broker: Mutex<Option<Broker>>,
     /// From clients.
     pub clients: Link,
@@ -33,6 +50,7 @@ pub struct Cluster {
     pub bucket: kafscale_test_s3::Server,
     /// The brokers, ids from 1.
     pub machines: Vec<Machine>,
+    versions: Arc<Mutex<Versions>>,
 }
 
 impl Cluster {
@@ -41,13 +59,15 @@ impl Cluster {
         let etcd = kafscale_test_etcd::Cluster::start(etcd_members);
         let bucket = kafscale_test_s3::Server::start(&kafscale_test_s3::Config::new(directory.join("s3"))).unwrap();
         let endpoints = etcd.endpoints();
+        let versions = Arc::new(Mutex::new(Versions::New));
         let machines = (1..=brokers)
-            .map(|id| Machine::new(directory, id, &endpoints, bucket.addr(), flags))
+            .map(|id| Machine::new(directory, id, &endpoints, bucket.addr(), flags, versions.clone()))
             .collect();
         let cluster = Cluster {
             etcd: Mutex::new(etcd),
             bucket,
             machines,
+            versions,
         };
         cluster.machines.iter().for_each(Machine::start);
         cluster.machines.iter().for_each(Machine::wait_until_it_serves);
@@ -57,6 +77,24 @@ impl Cluster {
     /// Where clients find the brokers.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.machines.iter().map(|machine| machine.clients.address()).collect()
+    }
+
+    /// Whether there are two versions.
+    pub fn has_old(&self) -> bool {
+        self.machines.iter().any(|machine| machine.old.is_some())
+    }
+
+    /// From now on brokers start with these.
+    pub fn take_versions(&self, versions: Versions) {
+        *self.versions.lock().unwrap() = versions;
+    }
+
+    /// How often a broker was started with this version, and with the other one.
+    pub fn starts(&self) -> [usize; 2] {
+        [0, 1].map(|at| {
+            let starts = self.machines.iter().map(|machine| &machine.starts[at]);
+            starts.map(|starts| starts.load(Ordering::Relaxed)).sum()
+        })
     }
 
     /// Mends every link, ends every fault, and starts what does not run.
@@ -71,7 +109,14 @@ impl Cluster {
 }
 
 impl Machine {
-    fn new(directory: &Path, id: usize, etcd: &[String], bucket: SocketAddr, flags: &str) -> Machine {
+    fn new(
+        directory: &Path,
+        id: usize,
+        etcd: &[String],
+        bucket: SocketAddr,
+        flags: &str,
+        versions: Arc<Mutex<Versions>>,
+    ) -> Machine {
         let port = free_port();
         let clients = Link::to(SocketAddr::from(([127, 0, 0, 1], port)));
         let member = |url: &String| Link::to(url.trim_start_matches("http://").parse().unwrap());
@@ -98,8 +143,8 @@ impl Machine {
         Machine {
             launch,
             old,
-            // Not all of them begin with the same version.
-            starts: AtomicUsize::new(id),
+            versions,
+            starts: [AtomicUsize::new(0), AtomicUsize::new(0)],
             broker: Mutex::new(None),
             clients,
             etcd,
@@ -115,10 +160,26 @@ impl Machine {
     pub fn start(&self) {
         let mut broker = self.broker();
         if broker.as_mut().is_none_or(|broker| !broker.is_alive()) {
-            let number = self.starts.fetch_add(1, Ordering::Relaxed);
-            let launch = self.old.as_ref().filter(|_| number % 2 == 1).unwrap_or(&self.launch);
-            *broker = Some(launch.spawn());
+            let [new, old] = [0, 1].map(|at| self.starts[at].load(Ordering::Relaxed));
+            let wants_old = match *self.versions.lock().unwrap() {
+                Versions::New => false,
+                Versions::Both => old <= new,
+                Versions::Old => true,
+            };
+            let old = self.old.as_ref().filter(|_| wants_old);
+            self.starts[usize::from(old.is_some())].fetch_add(1, Ordering::Relaxed);
+            *broker = Some(old.unwrap_or(&self.launch).spawn());
         }
+    }
+
+    /// SIGTERM, and a new start once the process has ended; one that does not end is left alone.
+    pub fn restart(&self) {
+        self.terminate();
+        let until = Instant::now() + DRAIN_MAX;
+        while self.runs() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.start();
     }
 
     /// Waits until the process serves.
@@ -174,9 +235,12 @@ impl Machine {
 
     /// The end of its log.
     pub fn log_tail(&self) -> String {
-        let log = std::fs::read_to_string(&self.launch.log).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(60)..].join("\n")
+        tail_of(&std::fs::read_to_string(&self.launch.log).unwrap_or_default())
+    }
+
+    /// How this version of it is started.
+    pub fn launch(&self) -> &Launch {
+        &self.launch
     }
 
     fn signal(&self, name: &str) {
@@ -188,4 +252,10 @@ impl Machine {
             assert!(sent.unwrap().success(), "{name} reaches process {pid}");
         }
     }
+}
+
+/// The last lines of a log.
+pub fn tail_of(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
 }

@@ -2,8 +2,8 @@
 //!
 //! `make chaos CHAOS_SECONDS=1800` gives it time. What must hold: every acknowledged record is there, once and unchanged, at its
 //! offset and in its producer's order; nobody is told of an end that is smaller than one known before; commits are
-//! neither lost nor taken back; and once all is well, everything goes on. With `CHAOS_OLD_BROKER` every second start of a
-//! broker takes that binary. `CHAOS_DAMAGES` objects are removed, cut or changed.
+//! neither lost nor taken back; once all is well, everything goes on; and `verify` finds nothing wrong. With `CHAOS_OLD_BROKER`
+//! brokers go back to that binary and forward again, one by one. `CHAOS_DAMAGES` objects are removed, cut or changed.
 #![allow(clippy::unwrap_used)] // Helpers of tests: a panic is how a test fails.
 #![allow(dead_code)] // Some of what the tests of one broker need.
 
@@ -11,6 +11,7 @@
 mod client;
 mod cluster;
 mod damage;
+mod disks;
 #[path = "../e2e/kill/ledger.rs"]
 mod ledger;
 mod members;
@@ -73,8 +74,10 @@ fn nothing_acknowledged_is_lost_whatever_breaks() {
     let struck = nemesis::rage(&cluster, &shared, &mut random, until, damages);
     cluster.heal();
     let memory_max = struck.memory_max >> 20;
+    let [new, old] = cluster.starts();
     println!(
-        "all is well again; struck {:?}; no broker had more than {memory_max} MiB",
+        "all is well again; struck {:?}; {new} starts of this version and {old} of the other; no broker had more than \
+         {memory_max} MiB",
         struck.counts
     );
 
@@ -112,6 +115,8 @@ fn nothing_acknowledged_is_lost_whatever_breaks() {
         }
         read_everything(&shared, &sent);
     }
+    cluster.machines.iter().for_each(cluster::Machine::kill);
+    verify(cluster.machines[0].launch(), &shared);
     let sum = |count: &dyn Fn(&Group) -> &AtomicI64| -> i64 {
         groups.iter().map(|group| count(group).load(Ordering::Relaxed)).sum()
     };
@@ -202,6 +207,25 @@ fn read_everything(shared: &Shared, sent: &BTreeMap<u32, u64>) {
             }
         }
     }
+    check(shared);
+}
+
+/// `verify` finds nothing wrong in the stores, except in partitions of which something was damaged on purpose.
+fn verify(launch: &support::Launch, shared: &Shared) {
+    let output = launch.command(&["verify"]).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    let problems: Vec<&str> = told
+        .lines()
+        .filter(|line| line.contains("\"problem\"") && !shared.is_damaged(line))
+        .collect();
+    let looked = output.status.code().is_some_and(|code| code < 2);
+    if !looked || !problems.is_empty() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        shared
+            .ledger
+            .fault(format!("verify, {}: {problems:#?} {errors}", output.status));
+    }
+    println!("verify: {}", told.lines().last().unwrap_or_default());
     check(shared);
 }
 

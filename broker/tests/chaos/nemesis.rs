@@ -1,6 +1,6 @@
 //! What breaks things, one after another, each for a while.
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Versions};
 use crate::damage;
 use crate::proxy::Way;
 use crate::support::Random;
@@ -66,6 +66,16 @@ const FAULTS: [Fault; 18] = [
 /// to keep.
 const MEMORY_MAX: u64 = 512 << 20;
 
+/// Which versions brokers start with, from which hundredth of the time on: there, back, and there again. Objects are damaged
+/// in the last part alone: the other version may be one that serves what is damaged.
+const PARTS: [(u64, Versions); 5] = [
+    (0, Versions::New),
+    (15, Versions::Both),
+    (35, Versions::Old),
+    (50, Versions::Both),
+    (70, Versions::New),
+];
+
 /// What happened.
 #[derive(Debug, Default)]
 pub struct Struck {
@@ -75,13 +85,35 @@ pub struct Struck {
     pub memory_max: u64,
 }
 
+/// Has every broker start once with the version that is due now.
+fn restart_all(cluster: &Cluster, shared: &Shared) {
+    for machine in &cluster.machines {
+        machine.restart();
+        // The next one only once this one serves, as operators do; meanwhile a fault may keep it from that.
+        let until = Instant::now() + Duration::from_secs(5);
+        let serves = || shared.is_served_by(machine.clients.address());
+        while !serves() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
 /// Breaks things until `until`, about one a second, and `damages` objects of segments besides.
 pub fn rage(cluster: &Arc<Cluster>, shared: &Shared, random: &mut Random, until: Instant, mut damages: u64) -> Struck {
     let mut struck = Struck::default();
     let counts = &mut struck.counts;
     let mut going_on = Vec::new();
+    let began = Instant::now();
+    let whole = until - began;
+    let mut parts = PARTS.into_iter().filter(|_| cluster.has_old()).skip(1).peekable();
     while Instant::now() < until {
         std::thread::sleep(Duration::from_millis(100 + random.below(1_500)));
+        let hundredth = (began.elapsed().as_millis() * 100 / whole.as_millis().max(1)) as u64;
+        if let Some((_, versions)) = parts.next_if(|(from, _)| hundredth >= *from) {
+            println!("  brokers start with versions: {versions:?}");
+            cluster.take_versions(versions);
+            restart_all(cluster, shared);
+        }
         for (at, machine) in cluster.machines.iter().enumerate() {
             let memory = machine.memory().unwrap_or_default();
             struck.memory_max = memory.max(struck.memory_max);
@@ -92,7 +124,7 @@ pub fn rage(cluster: &Arc<Cluster>, shared: &Shared, random: &mut Random, until:
                     .fault(format!("broker {broker} has {memory} bytes, more than {MEMORY_MAX}"));
             }
         }
-        if damages > 0 && random.below(4) == 0 {
+        if damages > 0 && parts.peek().is_none() && random.below(4) == 0 {
             if let Some(what) = damage::strike(cluster, shared, random) {
                 println!("  {what}");
                 damages -= 1;
@@ -128,11 +160,7 @@ fn strike(cluster: &Cluster, fault: Fault, at: usize, length: Duration, shade: u
             if fault == Fault::Leave {
                 pause();
             }
-            let until = Instant::now() + Duration::from_secs(20);
-            while machine.runs() && Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            machine.start();
+            machine.restart();
         }
         Fault::Freeze => {
             machine.freeze();

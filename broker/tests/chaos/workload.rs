@@ -65,6 +65,12 @@ impl Shared {
         }
     }
 
+    /// Whether a broker answers there.
+    pub fn is_served_by(&self, address: SocketAddr) -> bool {
+        let asked = Router::new(vec![address], self.seed).anyone();
+        asked.is_ok_and(|mut client| client.ask(9, &MetadataRequest::default()).is_ok())
+    }
+
     /// A way into the cluster, with choices of its own.
     pub fn router(&self, who: u64) -> Router {
         Router::new(self.addresses.clone(), self.seed ^ who.wrapping_mul(0x9e37_79b9))
@@ -79,6 +85,14 @@ impl Shared {
     /// Something of this partition was damaged.
     pub fn may_be_refused(&self, place: Place) {
         self.refusable.lock().unwrap().insert(place);
+    }
+
+    /// Whether a line of `verify` is about one of these.
+    pub fn is_damaged(&self, line: &str) -> bool {
+        let refusable = self.refusable.lock().unwrap();
+        refusable
+            .iter()
+            .any(|(topic, partition)| line.contains(&format!("/{topic}/{partition}/")))
     }
 
     fn end_told(&self, place: Place, known: i64, end: i64) {

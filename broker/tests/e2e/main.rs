@@ -6,6 +6,7 @@
 mod bad_batches;
 mod bad_frames;
 mod client;
+mod failing_disk;
 mod fetch_sessions;
 mod full_disk;
 mod hostile;

@@ -55,21 +55,19 @@ impl Launch {
         self
     }
 
-    /// Starts it, and does not wait.
-    pub fn spawn(&self) -> Broker {
+    /// The program with these words before the flags.
+    pub fn command(&self, words: &[&str]) -> Command {
         let prefix = self.prefix.iter().map(|word| OsStr::new(word.as_str()));
-        let mut words = prefix.chain([self.binary.as_os_str()]);
-        let mut command = Command::new(words.next().expect("the binary is the last word"));
-        command.args(words);
-        let log_from = std::fs::metadata(&self.log).map_or(0, |log| log.len() as usize);
-        let log = File::options().create(true).append(true).open(&self.log).unwrap();
+        let mut program = prefix.chain([self.binary.as_os_str()]);
+        let mut command = Command::new(program.next().expect("the binary is the last word"));
+        command.args(program).args(words);
         // The broker refuses variables that it does not know, and those of the tests are such.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("KAFSCALE_") {
                 command.env_remove(name);
             }
         }
-        let child = command
+        command
             .args(["--broker-addr", &format!("127.0.0.1:{}", self.port)])
             .args([
                 "--metrics-addr",
@@ -77,7 +75,16 @@ impl Launch {
                 "--data-dir",
             ])
             .arg(&self.data_dir)
-            .args(&self.flags)
+            .args(&self.flags);
+        command
+    }
+
+    /// Starts it, and does not wait.
+    pub fn spawn(&self) -> Broker {
+        let log_from = std::fs::metadata(&self.log).map_or(0, |log| log.len() as usize);
+        let log = File::options().create(true).append(true).open(&self.log).unwrap();
+        let child = self
+            .command(&[])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -122,6 +129,25 @@ impl Broker {
             assert!(
                 Instant::now() < until,
                 "the broker does not serve; its log:\n{}",
+                self.log()
+            );
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Waits until it serves or has ended; `true` if it serves.
+    pub fn serves(&mut self) -> bool {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if self.log().contains("broker listening on") {
+                return true;
+            }
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            assert!(
+                Instant::now() < until,
+                "it neither serves nor ends; its log:\n{}",
                 self.log()
             );
             std::thread::sleep(PAUSE);

@@ -3,9 +3,11 @@
 #![allow(dead_code)] // Some of what the tests of a serving broker need.
 
 mod advice;
+mod bad_batches;
 #[path = "../e2e/client.rs"]
 mod client;
 mod damage;
+mod leftovers;
 mod rebuild;
 mod second_reader;
 mod setup;
