@@ -406,7 +406,7 @@ impl Shard {
     }
 
     /// The key of a write-ahead object.
-    pub(super) fn object_key(&self, object: ObjectRef) -> String {
+    pub(crate) fn object_key(&self, object: ObjectRef) -> String {
         let namespace = &self.config.namespace;
         if object.merged {
             wal::merged_key(namespace, object.stream, object.first_seq, object.last_seq)

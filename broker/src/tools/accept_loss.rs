@@ -3,8 +3,10 @@
 //! The broker refuses every partition that may have had records in such an object. This command says which offsets that
 //! are, and with `--execute` puts an object into its place whose batches have those offsets and no records. Offsets stay
 //! final: what is left of a partition keeps its offsets, and a lost offset is never given to another record. Where nobody
-//! knows how many records were lost, the partition goes on far behind its last known offset.
+//! knows how many records were lost, the partition goes on far behind its last known offset. Of an object whose footer is
+//! sound only the bad batches are given up ([`super::bad_batches`]).
 
+use super::bad_batches;
 use super::describe::hex;
 use super::output::Output;
 use super::{ToolError, Workplace};
@@ -60,10 +62,15 @@ pub async fn run(
     let mut damaged = tails[&stream].damaged.iter();
     let covers = |damage: &&Damage| (damage.object.first_seq..=damage.object.last_seq).contains(&slot);
     let Some(damage) = damaged.find(covers).cloned() else {
-        return Err(ToolError::Refused(format!(
-            "nothing is wrong with slot {slot} of stream {id}: no loss to accept"
-        )));
+        return batches(place, &shard, &tails[&stream], (id, slot), execute, output).await;
     };
+    if bad_batches::resume(place, &damage.key, execute).await? {
+        output.line(&json!({
+            "summary": "accept-loss", "key": damage.key, "why": "a repair of its batches was interrupted, and goes on",
+            "partitions": 0, "dry_run": !execute,
+        }))?;
+        return Ok(());
+    }
     let given = given_up(place, &shard, stream, &damage, &mut tails).await?;
     let names = topic_names(place).await?;
     for partition in &given {
@@ -79,6 +86,46 @@ pub async fn run(
     }
     output.line(&json!({
         "summary": "accept-loss", "key": damage.key, "why": format!("it {}", damage.why), "partitions": given.len(),
+        "dry_run": !execute,
+    }))?;
+    Ok(())
+}
+
+/// The same for bad batches of an object whose footer is sound.
+async fn batches(
+    place: &Workplace,
+    shard: &Shard,
+    tail: &StreamTail,
+    (stream, slot): (StreamId, u64),
+    execute: bool,
+    output: &mut Output,
+) -> Result<(), ToolError> {
+    let mut objects = tail.runs.values().flatten().map(|(object, _)| *object);
+    let object = objects.find(|object| (object.first_seq..=object.last_seq).contains(&slot));
+    let key = object.map(|object| shard.object_key(object));
+    let repair = match &key {
+        Some(key) => bad_batches::look(place, key).await?,
+        None => None,
+    };
+    let Some(repair) = repair else {
+        return Err(ToolError::Refused(format!(
+            "nothing is wrong with slot {slot} of stream {stream}: no loss to accept"
+        )));
+    };
+    let names = topic_names(place).await?;
+    let lost = repair.lost();
+    for lost in &lost {
+        let name = names.get(&lost.key.topic_id).cloned();
+        output.line(&json!({
+            "lose": "records", "topic": name.unwrap_or_else(|| hex(lost.key.topic_id)), "partition": lost.key.partition,
+            "from": lost.from, "to": lost.to - 1, "goes_on_at": lost.to,
+        }))?;
+    }
+    if execute {
+        repair.execute(place).await?;
+    }
+    output.line(&json!({
+        "summary": "accept-loss", "key": key, "why": "batches in it are damaged", "partitions": lost.len(),
         "dry_run": !execute,
     }))?;
     Ok(())

@@ -180,7 +180,7 @@ fn reconcile_says_what_it_would_do_and_then_does_it() {
 }
 
 /// The stream, as a number in its key, and the slot of a file.
-fn slot_of(path: &Path) -> (String, u64) {
+pub fn slot_of(path: &Path) -> (String, u64) {
     let stream = name(path.parent().unwrap());
     let slot = name(path).trim_end_matches(".wal").parse().unwrap();
     (stream, slot)
@@ -188,7 +188,7 @@ fn slot_of(path: &Path) -> (String, u64) {
 
 /// A place whose broker was killed, a slot in the middle of what is in no segment, and the partition and offset of the
 /// record that it holds. Every partition of its stream has a record in a later slot.
-fn with_a_slot_to_lose() -> (Place, Acked, std::path::PathBuf, i32, i64) {
+pub fn with_a_slot_to_lose() -> (Place, Acked, std::path::PathBuf, i32, i64) {
     let place = Place::local();
     let (mut broker, mut acked) = filled(&place);
     fill(&mut broker.connect(), &mut acked, 1);
@@ -207,7 +207,7 @@ fn with_a_slot_to_lose() -> (Place, Acked, std::path::PathBuf, i32, i64) {
 }
 
 /// What each partition answers to a question for its end, once it answers for good.
-fn settled_end(client: &mut crate::client::Client, partition: i32) -> Result<i64, ErrorCode> {
+pub fn settled_end(client: &mut crate::client::Client, partition: i32) -> Result<i64, ErrorCode> {
     let until = Instant::now() + PATIENCE;
     loop {
         let end = client.end_offset(TOPIC, partition).unwrap();
