@@ -266,9 +266,17 @@ pub fn parse_footer(suffix: &[u8]) -> Result<i64, SegmentError> {
     parse_whole_footer(suffix).map(|footer| footer.next_offset)
 }
 
-/// When a segment was created, ms since the Unix epoch, from the first [`HEADER_LEN`] bytes of its `.kfs`.
-pub fn parse_created(bytes: &[u8]) -> Result<i64, SegmentError> {
-    parse_header(bytes).map(|header| header.created_ms)
+/// When the segment from `base_offset` on was created, ms since the Unix epoch, from the first [`HEADER_LEN`] bytes of its
+/// `.kfs`.
+///
+/// # Errors
+/// [`SegmentError`] if that is no header, or another segment's.
+pub fn parse_created(bytes: &[u8], base_offset: i64) -> Result<i64, SegmentError> {
+    let header = parse_header(bytes)?;
+    match header.base_offset == base_offset {
+        true => Ok(header.created_ms),
+        false => Err(SegmentError::Format(".kfs of this segment")),
+    }
 }
 
 /// Where to look for offsets in a `.kfs`.
@@ -295,6 +303,31 @@ impl Index {
         }
         let entries = (0..count).map(|_| (bytes.get_i64(), bytes.get_u32())).collect();
         Ok(Index { entries })
+    }
+
+    /// An index of nothing: look-ups begin at a segment's first batch.
+    pub fn empty() -> Self {
+        Index { entries: Vec::new() }
+    }
+
+    /// The index, if it can be that of a segment which begins at `base_offset` and whose batches end before byte `end`.
+    ///
+    /// # Errors
+    /// [`SegmentError::Format`] if an entry points elsewhere, or the entries are not in order.
+    pub fn of_segment(self, base_offset: i64, end: u64) -> Result<Self, SegmentError> {
+        let begins = self.entries.first().is_none_or(|(offset, _)| *offset == base_offset);
+        let ordered = self
+            .entries
+            .windows(2)
+            .all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1);
+        let inside = self
+            .entries
+            .iter()
+            .all(|(_, position)| (HEADER_LEN as u64..end).contains(&u64::from(*position)));
+        match begins && ordered && inside {
+            true => Ok(self),
+            false => Err(SegmentError::Format(".index of this segment")),
+        }
     }
 
     /// Position of the last indexed batch that begins at or before `offset`.
@@ -406,8 +439,21 @@ mod tests {
             assert!(base <= offset && offset - base < 60);
         }
         assert_eq!(parse_footer(&kfs).unwrap(), 220);
-        assert_eq!(parse_created(&kfs).unwrap(), 7);
+        assert_eq!(parse_created(&kfs, 100).unwrap(), 7);
+        assert!(parse_created(&kfs, 99).is_err(), "another segment's");
         assert_eq!(parse_max_timestamp(&segment.kfst).unwrap(), 64);
+    }
+
+    #[test]
+    fn an_index_of_another_segment_is_refused() {
+        let segment = segment(60);
+        let end = segment.kfs.iter().map(Bytes::len).sum::<usize>() as u64 - FOOTER_LEN as u64;
+        let index = || Index::parse(&segment.index).unwrap();
+        assert!(index().of_segment(100, end).is_ok());
+        for (base_offset, end) in [(99, end), (101, end), (100, HEADER_LEN as u64)] {
+            assert!(index().of_segment(base_offset, end).is_err(), "{base_offset}, {end}");
+        }
+        assert_eq!(Index::empty().position(150), HEADER_LEN as u64);
     }
 
     /// `ci/compat/segment_reader.py` reads the same files. `UPDATE_GOLDEN=1` writes them: only after a change of the format.

@@ -7,6 +7,7 @@ use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::record_batch::{self, BatchHeader, CRC_FROM, HEADER_LEN};
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::{next_offset_of, FetchPlan, ObjectRef, PartitionKey};
+use kafscale_storage_engine::segment;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -245,8 +246,18 @@ impl Shard {
                 // The cache, the network or a replica may have damaged what the store holds in good order.
                 self.metrics.damaged_reads.add(1);
                 log::error!("{name}: {why}; reading it again");
-                self.read_checked(key, source, &name, position..end, offset, limit, true)
-                    .await
+                let again = self
+                    .read_checked(key, source, &name, position..end, offset, limit, true)
+                    .await;
+                match (again, source) {
+                    (Err(StoreError::Damaged(why)), Source::Segment(_)) if position > segment::HEADER_LEN as u64 => {
+                        // The index may have led to the wrong place.
+                        log::error!("{name}: {why}; reading it from its first batch on");
+                        let whole = segment::HEADER_LEN as u64..end;
+                        self.read_checked(key, source, &name, whole, offset, limit, true).await
+                    }
+                    (again, _) => again,
+                }
             }
             read => read,
         }

@@ -170,7 +170,7 @@ impl Shard {
                 in_sequence: true,
             }));
         }
-        let index = self.segment_index(key, base_offset).await?;
+        let index = self.segment_index(key, base_offset, end).await?;
         Ok(Some(SegmentPosition {
             base_offset,
             position: index.position(offset),
@@ -179,25 +179,28 @@ impl Shard {
         }))
     }
 
-    async fn segment_index(&self, key: PartitionKey, base_offset: i64) -> Result<Rc<Index>, StoreError> {
+    /// The index of a segment whose batches end before byte `end`. A damaged one is not needed to read the segment: an
+    /// index of nothing takes its place, and reads begin at the first batch.
+    async fn segment_index(&self, key: PartitionKey, base_offset: i64, end: u64) -> Result<Rc<Index>, StoreError> {
         if let Some(partition) = self.state.borrow().partitions.get(&key) {
             if let Some((_, index)) = partition.segments.indexes.iter().find(|(base, _)| *base == base_offset) {
                 return Ok(index.clone());
             }
         }
+        self.segment_is_itself(key, base_offset).await?;
         let name = self.segment_part_key(key, base_offset, Part::Index)?;
+        let parse = |bytes: &[u8]| Index::parse(bytes).and_then(|index| index.of_segment(base_offset, end));
         let bytes = self.cache.read(&name, 0..u64::MAX).await?.concat();
-        let index = match Index::parse(&bytes) {
+        let index = match parse(&bytes) {
             Ok(index) => index,
             Err(error) => {
                 self.metrics.damaged_reads.add(1);
                 log::error!("{name} is damaged: {error}; reading it again");
-                let bytes = self
-                    .cache
-                    .read_again(&name, 0..bytes.len().max(1) as u64)
-                    .await?
-                    .concat();
-                Index::parse(&bytes).map_err(|error| damaged(format!("{name}: {error}")))?
+                let again = self.cache.read_again(&name, 0..bytes.len().max(1) as u64).await?;
+                parse(&again.concat()).unwrap_or_else(|error| {
+                    log::error!("{name} is damaged: {error}; its segment is read from its first batch on");
+                    Index::empty()
+                })
             }
         };
         let index = Rc::new(index);
@@ -209,6 +212,31 @@ impl Shard {
             indexes.push((base_offset, index.clone()));
         }
         Ok(index)
+    }
+
+    /// Looks whether a segment's object is the one that its name says. Its batches cannot tell: another segment may have
+    /// batches of the same offsets.
+    async fn segment_is_itself(&self, key: PartitionKey, base_offset: i64) -> Result<(), StoreError> {
+        if self
+            .segment_ref(key, base_offset)
+            .is_some_and(|found| found.created_ms.is_some())
+        {
+            return Ok(());
+        }
+        let name = self.segment_key(key, base_offset)?;
+        let range = 0..segment::HEADER_LEN as u64;
+        let header = self.cache.read(&name, range.clone()).await?.concat();
+        let created_ms = match segment::parse_created(&header, base_offset) {
+            Ok(created_ms) => created_ms,
+            Err(error) => {
+                self.metrics.damaged_reads.add(1);
+                log::error!("{name} is damaged: {error}; reading it again");
+                let again = self.cache.read_again(&name, range).await?.concat();
+                segment::parse_created(&again, base_offset).map_err(|error| damaged(format!("{name}: {error}")))?
+            }
+        };
+        self.note_segment(key, base_offset, |found| found.created_ms = Some(created_ms));
+        Ok(())
     }
 
     /// Lists a partition's segments, unless that was done before. One whose index or records are missing does not count,
@@ -301,7 +329,7 @@ impl Shard {
         }
         let name = self.segment_key(key, base_offset)?;
         let header = self.store.get_range(&name, 0..segment::HEADER_LEN as u64).await?;
-        let created_ms = segment::parse_created(&header).map_err(damaged)?;
+        let created_ms = segment::parse_created(&header, base_offset).map_err(damaged)?;
         self.note_segment(key, base_offset, |found| found.created_ms = Some(created_ms));
         Ok(created_ms)
     }

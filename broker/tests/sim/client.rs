@@ -179,28 +179,31 @@ impl Client {
             .collect()
     }
 
-    /// A connection to a partition's leader; looks until it finds one, for long only if the partition must be served.
-    pub async fn connect_to_leader(&self, place: &Place) -> io::Result<Connection> {
-        let mut patience = self.patience(place);
+    /// A connection to a partition's leader; looks until it finds one, since a partition that is refused has a leader too.
+    pub async fn connect_to_leader(&self, place: &Place) -> Connection {
         loop {
             if let Some((leader, _)) = self.leaders(topic_of(place)).await.get(&place.1) {
                 if let Ok(connection) = self.connect(*leader).await {
-                    return Ok(connection);
+                    return connection;
                 }
-            }
-            if patience.is_over() {
-                return Err(io::Error::other(format!("{place:?} has no leader")));
             }
             self.back_off().await;
         }
+    }
+
+    /// Whether whoever was refused all the time since then takes a partition for refused.
+    pub fn gives_up(&self, place: &Place, since: Option<Instant>) -> bool {
+        let is_long = since.is_some_and(|since| self.world.now() - since >= REFUSAL_PATIENCE);
+        is_long && self.refusable.borrow().contains(place)
     }
 
     /// Patience with a partition, from now on.
     pub fn patience(&self, place: &Place) -> Patience<'_> {
         Patience {
             client: self,
-            place: place.clone(),
+            place: (topic_of(place).to_string(), place.1),
             since: None,
+            refused: false,
         }
     }
 
@@ -211,23 +214,31 @@ impl Client {
     }
 }
 
-/// How long somebody tries: for ever, but for a partition that may be refused.
+/// How long somebody tries: forever, unless the partition may be refused, and is.
 pub struct Patience<'a> {
     client: &'a Client,
     place: Place,
     /// Since when it may be refused.
     since: Option<Instant>,
+    /// Whether the last answer was a refusal.
+    refused: bool,
 }
 
 impl Patience<'_> {
-    /// Whether it is time to take the partition for refused. Asked after each attempt that came to nothing.
+    /// Whether the partition counts as refused. Asked after each attempt that failed. Any error but KAFKA_STORAGE_ERROR has
+    /// to pass: a client that waits for it runs into the limit on progress.
     pub fn is_over(&mut self) -> bool {
         let now = self.client.world.now();
-        self.client.refusable.borrow().contains(&self.place) && now - *self.since.get_or_insert(now) >= REFUSAL_PATIENCE
+        self.client.refusable.borrow().contains(&self.place)
+            && now - *self.since.get_or_insert(now) >= REFUSAL_PATIENCE
+            && self.refused
     }
 
-    /// Something was achieved.
-    pub fn renew(&mut self) {
-        self.since = None;
+    /// What the last attempt was answered.
+    pub fn answered(&mut self, error: ErrorCode) {
+        match error {
+            ErrorCode::NONE => (self.since, self.refused) = (None, false),
+            error => self.refused = error == ErrorCode::KAFKA_STORAGE_ERROR,
+        }
     }
 }

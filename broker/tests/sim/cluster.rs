@@ -31,9 +31,17 @@ use std::time::Duration;
 /// How often the metastore looks for leases that are over.
 const LEASE_CHECK: Duration = Duration::from_millis(20);
 
+/// When a broker that has ended by itself is started again.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
+
 /// Port of broker `id`.
 pub fn port(id: usize) -> u16 {
     9000 + id as u16
+}
+
+/// Port of a second process with the id of broker `id`.
+fn twin_port(id: usize) -> u16 {
+    port(id) + 500
 }
 
 /// What a cluster is made of in one run.
@@ -60,10 +68,15 @@ pub struct Spoiled {
     spoiled: Bytes,
 }
 
+/// The shards of a process, stalled ones included.
+type Shards = Rc<RefCell<Vec<Rc<RunningShard>>>>;
+
 /// One machine with the broker on it.
 struct Machine {
     process: Option<ProcessId>,
-    shards: Rc<RefCell<Vec<Rc<RunningShard>>>>,
+    shards: Shards,
+    /// A second process with the broker's id, started by mistake.
+    twin: Option<(ProcessId, Shards)>,
     troubles: Rc<Troubles>,
     skew_ms: Rc<Cell<i64>>,
     lag: Lag,
@@ -92,6 +105,7 @@ impl Cluster {
             .map(|_| Machine {
                 process: None,
                 shards: Rc::default(),
+                twin: None,
                 troubles: Rc::default(),
                 skew_ms: Rc::new(Cell::new(world.draw(|random| random.between(0, 4_000)) as i64 - 2_000)),
                 lag: Rc::default(),
@@ -153,8 +167,11 @@ impl Cluster {
     /// Every shard that runs, stalled ones included.
     pub fn shards(&self) -> Vec<Rc<RunningShard>> {
         let machines = self.machines.borrow();
-        let shards = machines.iter().flat_map(|machine| machine.shards.borrow().clone());
-        shards.collect()
+        let all = machines.iter().flat_map(|machine| {
+            let twins = machine.twin.as_ref().map(|(_, shards)| shards);
+            twins.into_iter().chain([&machine.shards])
+        });
+        all.flat_map(|shards| shards.borrow().clone()).collect()
     }
 
     /// Forgets the history of the metastore, as etcd's compaction does.
@@ -256,42 +273,57 @@ impl Cluster {
 
     /// Starts a broker that is not running.
     pub fn start(self: &Rc<Self>, id: usize) {
+        let shards = Shards::default();
         let mut machines = self.machines.borrow_mut();
         let machine = &mut machines[id];
-        if machine.process.is_some() {
-            return;
+        if machine.process.is_none() {
+            let process = self.world.new_process();
+            (machine.process, machine.shards) = (Some(process), shards.clone());
+            drop(machines);
+            self.run(id, process, port(id), shards);
         }
-        let process = self.world.new_process();
-        machine.process = Some(process);
-        machine.shards = Rc::default();
-        let shards = machine.shards.clone();
-        let clocks = (machine.skew_ms.clone(), machine.lag.clone());
-        let link = Link::new(&self.world, machine.troubles.clone());
-        drop(machines);
+    }
+
+    /// Starts a second process with a broker's id, as somebody does who copies a command line to another machine.
+    pub fn start_twin(self: &Rc<Self>, id: usize) {
+        let shards = Shards::default();
+        let mut machines = self.machines.borrow_mut();
+        let machine = &mut machines[id];
+        if machine.twin.is_none() {
+            let process = self.world.new_process();
+            machine.twin = Some((process, shards.clone()));
+            drop(machines);
+            self.run(id, process, twin_port(id), shards);
+        }
+    }
+
+    fn run(self: &Rc<Self>, id: usize, process: ProcessId, port: u16, shards: Shards) {
         let cluster = self.clone();
-        let main = async move { cluster.serve(id, process, clocks, link, shards).await };
+        let main = async move { cluster.serve(id, process, port, shards).await };
         self.world.spawn(process, "main", Box::pin(main));
     }
 
     /// A broker's life, until its process ends.
-    async fn serve(
-        self: Rc<Self>,
-        id: usize,
-        process: ProcessId,
-        (skew_ms, lag): (Rc<Cell<i64>>, Lag),
-        link: Rc<Link>,
-        running: Rc<RefCell<Vec<Rc<RunningShard>>>>,
-    ) {
+    async fn serve(self: Rc<Self>, id: usize, process: ProcessId, port: u16, running: Shards) {
+        let (skew_ms, lag, link) = {
+            let machine = &self.machines.borrow()[id];
+            let link = Link::new(&self.world, machine.troubles.clone());
+            let lag = match machine.process == Some(process) {
+                true => machine.lag.clone(),
+                false => Lag::default(),
+            };
+            (machine.skew_ms.clone(), lag, link)
+        };
         let settings = Settings {
             broker_id: id as i32,
             advertised_host: "sim".to_string(),
-            advertised_port: port(id),
+            advertised_port: port,
             shards: self.shape.shards,
             ..self.shape.settings.clone()
         };
         let metastore: Rc<dyn Metastore> = Rc::new(FaultyMetastore::new(Rc::new(self.metastore.clone()), link.clone()));
         let (broker, cluster_id) = loop {
-            match introduce(&*metastore, &settings, port(id), Vec::new(), "sim".to_string()).await {
+            match introduce(&*metastore, &settings, port, Vec::new(), "sim".to_string()).await {
                 Ok(introduced) => break introduced,
                 Err(error) => log::info!("broker {id} cannot start: {error}"),
             }
@@ -317,7 +349,20 @@ impl Cluster {
             let shard = assembly.start_shard(number, inbox, coordinator.take(), seams);
             running.borrow_mut().push(Rc::new(shard));
         }
-        let accepted = self.network.listen(port(id));
+        let first = running.borrow()[0].clone();
+        let cluster = self.clone();
+        let replaced = async move {
+            let why = first.replaced().await;
+            log::info!("broker {id}: {why}");
+            let world = cluster.world.clone();
+            world.spawn(
+                ENVIRONMENT,
+                "exit",
+                Box::pin(async move { cluster.exit(id, process).await }),
+            );
+        };
+        self.world.spawn(process, "replaced", Box::pin(replaced));
+        let accepted = self.network.listen(port);
         while let Ok(stream) = accepted.recv().await {
             let at = self.world.draw(|random| random.below(self.shape.shards as u64)) as usize;
             let node = running.borrow()[at].node.clone();
@@ -356,6 +401,28 @@ impl Cluster {
         self.network.reset(port(id));
         // Nobody listens at a dead machine's port.
         drop(self.network.listen(port(id)));
+    }
+
+    /// Ends a broker's second process.
+    pub fn crash_twin(&self, id: usize) {
+        let twin = self.machines.borrow_mut()[id].twin.take();
+        if let Some((process, shards)) = twin {
+            self.world.kill(process);
+            drop(shards.take());
+            self.network.reset(twin_port(id));
+            drop(self.network.listen(twin_port(id)));
+        }
+    }
+
+    /// A process ends by itself. The one on the broker's own machine is started again, as systemd does.
+    async fn exit(self: &Rc<Self>, id: usize, process: ProcessId) {
+        if self.process(id) == Some(process) {
+            self.crash(id);
+            self.world.sleep(RESTART_PAUSE).await;
+            self.start(id);
+        } else if self.machines.borrow()[id].twin.as_ref().map(|(twin, _)| *twin) == Some(process) {
+            self.crash_twin(id);
+        }
     }
 
     /// Stops a broker as SIGTERM does, for as long as `deadline` allows.

@@ -163,6 +163,11 @@ impl World {
     pub fn kill(&self, process: ProcessId) {
         let mut inner = self.inner.borrow_mut();
         inner.processes[process].dead = true;
+        // Its machine goes on, and the next process there must not see its clock go back later.
+        let now = inner.now;
+        if let Some((since, lag)) = inner.processes[process].suspended.take() {
+            lag.set(lag.get() + (now - since));
+        }
         let tasks = std::mem::take(&mut inner.tasks);
         let (dead, alive) = tasks.into_iter().partition(|(_, task)| task.process == process);
         inner.tasks = alive;

@@ -22,6 +22,7 @@ mod random;
 mod replacing;
 mod scenario;
 mod session;
+mod sleeper;
 mod switches;
 mod topics;
 mod workload;

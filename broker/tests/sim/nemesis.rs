@@ -4,6 +4,7 @@ use crate::cluster::{port, Cluster};
 use crate::executor::{World, ENVIRONMENT};
 use crate::foreign;
 use crate::net::Network;
+use crate::scenario::LENGTH_MAX;
 use crate::switches::Switches;
 use crate::workload::Work;
 use kafscale_metastore::keys::TOPICS_PREFIX;
@@ -37,12 +38,13 @@ enum Fault {
     UnreadableTopic,
     UnreadableOffset,
     ForgetStreams,
+    Twin,
 }
 
 /// Where committed offsets are, of all slots.
 const OFFSETS_PREFIX: &[u8] = b"/kafscale/v1/offsets/";
 
-const FAULTS: [Fault; 18] = [
+const FAULTS: [Fault; 19] = [
     Fault::Crash,
     Fault::CrashAll,
     Fault::Restart,
@@ -61,6 +63,7 @@ const FAULTS: [Fault; 18] = [
     Fault::UnreadableTopic,
     Fault::UnreadableOffset,
     Fault::ForgetStreams,
+    Fault::Twin,
 ];
 
 /// The bad luck of a run.
@@ -88,7 +91,7 @@ impl Nemesis {
             // Not everything in every run: some faults hide others.
             FAULTS.into_iter().filter(|_| random.permille(450)).collect()
         });
-        if self.switches.damage && self.world.draw(|random| random.permille(500)) {
+        if self.switches.damage && self.world.draw(|random| random.permille(200)) {
             chosen.push(Fault::Damage);
         }
         if self.switches.foreign && self.world.draw(|random| random.permille(500)) {
@@ -100,7 +103,7 @@ impl Nemesis {
         self.work
             .group_unrest_permille
             .set(self.world.draw(|random| *random.pick(&[0, 5, 20, 60])));
-        if self.switches.suspension && self.world.draw(|random| random.permille(500)) {
+        if self.switches.suspension && self.world.draw(|random| random.permille(300)) {
             chosen.push(Fault::Suspend);
         }
         let length_max = self.length_max.as_micros() as u64;
@@ -122,6 +125,8 @@ impl Nemesis {
     }
 
     fn strike(&self, fault: Fault, id: usize, length: Duration) {
+        // An unreadable value has to be put right before the run ends, however long a day is.
+        let short = length.min(LENGTH_MAX);
         let (cluster, network, world) = (self.cluster.clone(), self.network.clone(), self.world.clone());
         let troubles = cluster.troubles(id);
         let permille = world.draw(|random| random.between(20, 600));
@@ -193,7 +198,7 @@ impl Nemesis {
                     "foreign",
                     Box::pin(async move {
                         if let Some(placed) = foreign::place(&world, &metastore).await {
-                            world.sleep(length).await;
+                            world.sleep(short).await;
                             placed.undo(&metastore).await;
                         }
                     }),
@@ -205,8 +210,16 @@ impl Nemesis {
                     world.draw(|random| random.between(0, 2 * self.jump_max_ms)) as i64 - self.jump_max_ms as i64;
                 self.work.ledger.clock_is_off(cluster.jump_clock(id, by_ms));
             }
-            Fault::UnreadableTopic => self.spoil(TOPICS_PREFIX, length),
-            Fault::UnreadableOffset => self.spoil(OFFSETS_PREFIX, length),
+            Fault::Twin => {
+                cluster.start_twin(id);
+                self.later(length, move || {
+                    cluster.crash_twin(id);
+                    // The twin may have won.
+                    cluster.start(id);
+                });
+            }
+            Fault::UnreadableTopic => self.spoil(TOPICS_PREFIX, short),
+            Fault::UnreadableOffset => self.spoil(OFFSETS_PREFIX, short),
             Fault::ForgetStreams => {
                 let forget = async move { cluster.forget_ended_streams().await };
                 world.spawn(ENVIRONMENT, "forget", Box::pin(forget));
@@ -232,6 +245,7 @@ impl Nemesis {
         self.work.group_unrest_permille.set(0);
         for id in 0..self.cluster.len() {
             self.cluster.troubles(id).heal();
+            self.cluster.crash_twin(id);
             self.network.cut(port(id), false);
             self.network.slow(port(id), Duration::ZERO);
             match self.cluster.process(id) {

@@ -141,24 +141,19 @@ fn times_that_are_written_before_their_segment_are_found() {
     must_be_found(Bug::TimesFirst);
 }
 
-/// Damage is what it shows in.
-const DAMAGE: Switches = Switches {
-    damage: true,
-    ..Switches::STANDARD
-};
-
 #[test]
 fn a_damaged_partition_that_is_served_shortened_is_found() {
-    must_be_found_among(Bug::QuarantineForgotten, DAMAGE);
+    must_be_found(Bug::QuarantineForgotten);
+}
+
+#[test]
+fn a_hole_that_is_taken_for_the_end_is_found() {
+    must_be_found(Bug::HoleIsEnd);
 }
 
 #[test]
 fn a_retention_that_takes_no_time_for_a_time_long_ago_is_found() {
-    let switches = Switches {
-        undated: true,
-        ..Switches::STANDARD
-    };
-    must_be_found_among(Bug::RetentionTrustsNegativeTime, switches);
+    must_be_found(Bug::RetentionTrustsNegativeTime);
 }
 
 /// The same for a story of its own.

@@ -14,6 +14,7 @@ use crate::members::{check_committed, member, GroupPlan};
 use crate::nemesis::Nemesis;
 use crate::net::Network;
 use crate::random::Random;
+use crate::sleeper::{self, sleeper};
 use crate::switches::Switches;
 use crate::topics::{grower, recreator, setter};
 use crate::workload::{
@@ -39,9 +40,10 @@ const SETTLE: Duration = Duration::from_secs(3);
 const RECREATOR: u32 = 1_000;
 const GROWER: u32 = 2_000;
 const LIMITED: u32 = 3_000;
+const SLEEPER: u32 = 4_000;
 
 /// How long a fault lasts at most, unless fences live for seconds.
-const LENGTH_MAX: Duration = Duration::from_secs(4);
+pub const LENGTH_MAX: Duration = Duration::from_secs(4);
 
 /// How far a wall clock jumps at most, in milliseconds, unless fences live for seconds.
 const JUMP_MAX_MS: u64 = 3_600_000;
@@ -121,6 +123,8 @@ struct Plan {
     changes: usize,
     /// Of a topic that has some.
     limits: Option<Limits>,
+    /// A producer falls silent for longer than it is remembered.
+    sleeps: bool,
 }
 
 /// Lives of fences, and all that has to be shorter, as in a run of days: a second is more than an hour.
@@ -167,8 +171,11 @@ fn draw_shape(random: &mut Random, switches: Switches) -> Shape {
         ]),
         ..Tuning::default()
     };
-    if switches.days && random.permille(500) {
+    let mut settings = settings;
+    if switches.days && random.permille(100) {
         draw_days(random, &mut tuning);
+    } else if random.permille(40) {
+        settings.producer_id_expiration_ms = sleeper::EXPIRATION.as_millis() as i64;
     }
     Shape {
         brokers,
@@ -184,11 +191,13 @@ fn draw_plan(random: &mut Random, shape: &Shape) -> Plan {
         .collect();
     let count = random.between(0, 3) as u32;
     let long = shape.tuning.fence_life < Tuning::default().fence_life;
+    let sleeps = shape.settings.producer_id_expiration_ms < Settings::default().producer_id_expiration_ms;
     let fence_us = shape.tuning.fence_life.as_micros() as u64;
     let groups = (0..count).map(|at| draw_group(random, shape, &topics, at)).collect();
     Plan {
         groups,
         topics,
+        sleeps,
         idempotent: random.between(1, 3) as u32,
         plain: random.between(0, 1) as u32,
         deletions: match random.permille(300) {
@@ -203,11 +212,14 @@ fn draw_plan(random: &mut Random, shape: &Shape) -> Plan {
         },
         length_max: match long {
             true => Duration::from_micros(2 * fence_us),
+            // What stands still stands still for less than producers are remembered.
+            false if sleeps => LENGTH_MAX / 8,
             false => LENGTH_MAX,
         },
         // What a day's fence is to an hour: its margin is far larger.
         jump_max_ms: match long {
             true => fence_us / 24_000,
+            false if sleeps => 200,
             false => JUMP_MAX_MS,
         },
         interval: match long {
@@ -263,6 +275,7 @@ async fn scenario(world: World, switches: Switches) -> (usize, usize, usize) {
         client: Client::new(&world, &network, brokers),
         ledger: Ledger::new(&world),
         impatience_permille: Cell::new(0),
+        delivery_timeout: plan.sleeps.then_some(sleeper::DELIVERY_TIMEOUT),
         refused: Cell::new(0),
         undated: switches.undated.then(|| world.draw(|random| random.permille(300))),
         last_lives: RefCell::default(),
@@ -411,6 +424,10 @@ fn start_topics(world: &World, work: &Rc<Work>, plan: &Plan) {
     if plan.growth > 0 {
         let growth = grower(work.clone(), GROWER, "grows".to_string(), plan.growth);
         world.spawn(world.new_process(), "grower", Box::pin(growth));
+    }
+    if plan.sleeps {
+        let sleep = sleeper(work.clone(), SLEEPER, ("sleeps".to_string(), 0));
+        world.spawn(world.new_process(), "sleeper", Box::pin(sleep));
     }
     if plan.changes > 0 {
         let change = setter(work.clone(), plan.topics[0].0.clone(), plan.changes);

@@ -21,11 +21,11 @@ pub struct Switches {
 impl Switches {
     /// What every seed draws from.
     pub const STANDARD: Switches = Switches {
-        damage: false,
+        damage: true,
         foreign: true,
-        days: false,
+        days: true,
         undated: true,
-        suspension: false,
+        suspension: true,
     };
 
     /// The standard, and what `SIM_SWITCHES` names.

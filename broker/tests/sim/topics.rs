@@ -123,19 +123,26 @@ async fn write(work: &Work, id: TopicId, place: &Place, record: RecordId) -> io:
     Ok(())
 }
 
-/// Reads what is there; the book looks at each record, and that nothing acknowledged is missing.
+/// Reads what is there, unless it is refused; the book looks at each record, and that nothing acknowledged is missing.
 async fn read_all(work: &Work, id: TopicId, place: &Place) {
     let mut found: Vec<RecordId> = Vec::new();
     let end = work.ledger.end_of_acknowledged(place);
+    let mut patience = work.client.patience(place);
     while (found.len() as i64) < end {
-        if read_on(work, id, place, &mut found).await.is_err() {
-            work.client.back_off().await;
+        match read_on(work, id, place, &mut found).await {
+            Ok(ErrorCode::NONE) => continue,
+            Ok(error) => patience.answered(error),
+            Err(_) => {}
         }
+        if patience.is_over() {
+            return;
+        }
+        work.client.back_off().await;
     }
     work.ledger.whole(place, 0, &found);
 }
 
-async fn read_on(work: &Work, id: TopicId, place: &Place, found: &mut Vec<RecordId>) -> io::Result<()> {
+async fn read_on(work: &Work, id: TopicId, place: &Place, found: &mut Vec<RecordId>) -> io::Result<ErrorCode> {
     let next = found.len() as i64;
     let request = FetchRequest {
         max_wait_ms: 50,
@@ -160,7 +167,7 @@ async fn read_on(work: &Work, id: TopicId, place: &Place, found: &mut Vec<Record
         return Err(io::Error::other("no answer"));
     };
     if data.error_code != ErrorCode::NONE {
-        return Err(io::Error::other(format!("{:?}", data.error_code)));
+        return Ok(data.error_code);
     }
     let bytes: Vec<u8> = data
         .records
@@ -177,7 +184,7 @@ async fn read_on(work: &Work, id: TopicId, place: &Place, found: &mut Vec<Record
             }
         }
     }
-    Ok(())
+    Ok(ErrorCode::NONE)
 }
 
 async fn delete(work: &Work, id: TopicId) {

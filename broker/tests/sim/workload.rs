@@ -7,6 +7,7 @@ use crate::executor::EPOCH_MS;
 use crate::legacy::message_set;
 use crate::session::Reader;
 use bytes::Bytes;
+use kafscale_broker::runtime::Instant;
 use kafscale_codec::compression::Compression;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
@@ -16,6 +17,7 @@ use std::collections::btree_map::{BTreeMap, Entry};
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 const PRODUCE: i16 = 9;
 const FETCH: i16 = 12;
@@ -56,6 +58,8 @@ pub struct Work {
     pub ledger: Ledger,
     /// Of a thousand chances to drop a connection in the middle, clients take so many.
     pub impatience_permille: Cell<u64>,
+    /// How long idempotent producers send a batch again; forever if nothing is said.
+    pub delivery_timeout: Option<Duration>,
     /// Where each partition ends, once nothing is produced any more.
     pub ends: RefCell<Option<BTreeMap<Place, i64>>>,
     /// The book of groups.
@@ -133,6 +137,7 @@ pub fn topic_of(place: &Place) -> &str {
 
 struct Batch {
     sequence: i32,
+    made: Instant,
     ids: Vec<RecordId>,
     bytes: Bytes,
 }
@@ -191,7 +196,12 @@ pub async fn idempotent_producer(work: Rc<Work>, number: u32, place: Place, batc
                 builder.push(timestamp, None, Some(&value_of(*id)), &[]);
             }
             let bytes = builder.build().expect("these records can be compressed");
-            queue.push_back(Batch { sequence, ids, bytes });
+            queue.push_back(Batch {
+                sequence,
+                made: client.world.now(),
+                ids,
+                bytes,
+            });
             sequence += count as i32;
             sent += count;
             made += 1;
@@ -200,18 +210,20 @@ pub async fn idempotent_producer(work: Rc<Work>, number: u32, place: Place, batc
             break;
         }
         let next = queue[0].sequence;
+        let age = client.world.now() - queue[0].made;
+        if work.delivery_timeout.is_some_and(|timeout| age > timeout) {
+            break;
+        }
         work.doing(&who, || format!("sends sequence {next}, last error {last_error:?}"));
         let (mut connection, mut in_flight) = match open.take() {
             Some(open) => open,
-            None => match client.connect_to_leader(&place).await {
-                Ok(connection) => (connection, VecDeque::new()),
-                Err(_) => break,
-            },
+            None => (client.connect_to_leader(&place).await, VecDeque::new()),
         };
         let exchanged = exchange(&work, &mut connection, &mut in_flight, &place, &mut queue).await;
-        if exchanged.as_ref().is_ok_and(|error| *error == ErrorCode::NONE) {
-            patience.renew();
-        } else if patience.is_over() {
+        if let Ok(error) = &exchanged {
+            patience.answered(*error);
+        }
+        if patience.is_over() {
             break;
         }
         match exchanged {
@@ -342,6 +354,8 @@ pub struct Position {
     /// The newest epoch heard of: a client does not go back to an older leader.
     epoch: i32,
     leader: Option<i32>,
+    /// Since when each answer was KAFKA_STORAGE_ERROR.
+    refused_since: Option<Instant>,
 }
 
 impl Position {
@@ -370,9 +384,11 @@ pub async fn consumer(work: Rc<Work>, number: u32, topic: String, partitions: i3
             let ends = work.ends.borrow();
             let is_over = |at: &i32| match &*ends {
                 // One that may be refused is read at the end, and has no end here.
-                Some(ends) => ends
-                    .get(&(topic.clone(), *at))
-                    .is_none_or(|end| positions[at].offset >= *end),
+                Some(ends) => {
+                    let place = (topic.clone(), *at);
+                    ends.get(&place).is_none_or(|end| positions[at].offset >= *end)
+                        || work.client.gives_up(&place, positions[at].refused_since)
+                }
                 None => false,
             };
             positions.keys().copied().filter(|at| !is_over(at)).collect()
@@ -446,7 +462,13 @@ async fn fetch_some(
     let wanted = asked.iter().map(place).collect();
     let end_known = |at: &i32| (*at, work.ledger.end_known(&(topic.to_string(), *at)));
     let ends_known: BTreeMap<i32, i64> = asked.iter().map(end_known).collect();
-    for data in &reader.fetch(world, &wanted, (wait as i32, bytes as i32)).await? {
+    let answers = reader.fetch(world, &wanted, (wait as i32, bytes as i32)).await?;
+    if answers.iter().all(|data| {
+        data.error_code == ErrorCode::NONE && data.records.as_ref().is_none_or(|records| records.is_empty())
+    }) {
+        work.ledger.nothing_found(topic, &wanted, &ends_known);
+    }
+    for data in &answers {
         let place = (topic.to_string(), data.partition_index);
         let Some(position) = positions.get_mut(&data.partition_index) else {
             continue;
@@ -460,10 +482,7 @@ async fn fetch_some(
                 if position.offset < work.ledger.deletable(&place) || work.ledger.is_limited(&place) =>
             {
                 // Deleted meanwhile: `auto.offset.reset`.
-                let start = list_offset(&work.client, &place, EARLIEST).await;
-                if let Some(start) = start {
-                    work.ledger.start_told(&place, start);
-                }
+                let start = start_offset(work, &place).await;
                 position.offset = position.offset.max(start.unwrap_or_default());
                 continue;
             }
@@ -474,11 +493,16 @@ async fn fetch_some(
                     data.high_watermark
                 ));
             }
-            _ => {
+            error => {
                 position.leader = None;
+                position.refused_since = match error {
+                    ErrorCode::KAFKA_STORAGE_ERROR => position.refused_since.or(Some(world.now())),
+                    _ => None,
+                };
                 continue;
             }
         }
+        position.refused_since = None;
         take_records(work, &place, data, &mut position.offset);
     }
     Ok(())
@@ -534,9 +558,7 @@ pub async fn deleter(work: Rc<Work>, place: Place, deletions: usize) {
             }],
             timeout_ms: 10_000,
         };
-        let Ok(mut connection) = client.connect_to_leader(&place).await else {
-            break;
-        };
+        let mut connection = client.connect_to_leader(&place).await;
         // Whatever goes wrong: the next one may work.
         if let Ok(response) = connection.ask(DELETE_RECORDS, &request).await {
             let answer = &response.topics[0].partitions[0];
@@ -556,16 +578,38 @@ pub async fn end_offset(work: &Work, place: &Place) -> Option<i64> {
     Some(end)
 }
 
-/// Asks brokers again and again where partitions end, whether or not they should know: who answers must be right.
+/// Where a partition begins now; nothing if it is refused and may be.
+async fn start_offset(work: &Work, place: &Place) -> Option<i64> {
+    let known = work.ledger.start_known(place);
+    let start = list_offset(&work.client, place, EARLIEST).await?;
+    work.ledger.start_found(place, known, start);
+    work.ledger.start_told(place, start);
+    Some(start)
+}
+
+/// Asks brokers again and again where partitions begin and end and where a time is in them, whether or not they should
+/// know: who answers must be right.
 pub async fn end_watcher(work: Rc<Work>, places: Vec<Place>, questions: usize) {
     let client = &work.client;
     for question in 0..questions {
         work.doing("end watcher", || format!("asks question {question}"));
         let place = client.world.draw(|random| random.pick(&places).clone());
         let mut connection = client.bootstrap().await;
-        let known = work.ledger.end_known(&place);
-        if let Ok(Ok(end)) = ask_offset(&mut connection, &place, LATEST).await {
-            work.ledger.end_told(&place, known, end);
+        let (start_known, end_known) = (work.ledger.start_known(&place), work.ledger.end_known(&place));
+        let now = EPOCH_MS + client.world.now().as_millis() as i64;
+        let asked = client.world.draw(|random| match random.below(4) {
+            0 => EARLIEST,
+            1 => now - random.below(TIMESTAMP_SPREAD_MS) as i64,
+            _ => LATEST,
+        });
+        if let Ok(Ok(found)) = ask_offset(&mut connection, &place, asked).await {
+            match asked {
+                EARLIEST => work.ledger.start_found(&place, start_known, found),
+                LATEST => work.ledger.end_told(&place, end_known, found),
+                time => work
+                    .ledger
+                    .time_found(&place, end_known, time, (found >= 0).then_some(found)),
+            }
         }
         client.pause_ms(1, 40).await;
     }
@@ -595,9 +639,11 @@ async fn ask_offset(connection: &mut Connection, place: &Place, timestamp: i64) 
 async fn list_offset(client: &Client, place: &Place, timestamp: i64) -> Option<i64> {
     let mut patience = client.patience(place);
     loop {
-        let mut connection = client.connect_to_leader(place).await.ok()?;
-        if let Ok(Ok(offset)) = ask_offset(&mut connection, place, timestamp).await {
-            return Some(offset);
+        let mut connection = client.connect_to_leader(place).await;
+        match ask_offset(&mut connection, place, timestamp).await {
+            Ok(Ok(offset)) => return Some(offset),
+            Ok(Err(error)) => patience.answered(error),
+            Err(_) => {}
         }
         if patience.is_over() {
             return None;
@@ -611,15 +657,24 @@ async fn list_offset(client: &Client, place: &Place, timestamp: i64) -> Option<i
 pub async fn check_whole(work: Rc<Work>, place: Place, end: i64) {
     let who = format!("reader of all of {place:?}");
     work.doing(&who, || "asks where it begins".to_string());
-    let Some(start) = list_offset(&work.client, &place, EARLIEST).await else {
+    let Some(mut start) = start_offset(&work, &place).await else {
         work.refused.set(work.refused.get() + 1);
         return work.done(&who);
     };
-    work.ledger.start_told(&place, start);
     let mut found: Vec<RecordId> = Vec::new();
     let mut patience = work.client.patience(&place);
     let mut whole = true;
+    let mut begins_anew = false;
     loop {
+        if std::mem::take(&mut begins_anew) {
+            match start_offset(&work, &place).await {
+                Some(new) => (start, found) = (new, Vec::new()),
+                None => {
+                    whole = false;
+                    break;
+                }
+            }
+        }
         let next = start + found.len() as i64;
         if next >= end {
             break;
@@ -629,10 +684,7 @@ pub async fn check_whole(work: Rc<Work>, place: Place, end: i64) {
             whole = false;
             break;
         }
-        let Ok(mut connection) = work.client.connect_to_leader(&place).await else {
-            whole = false;
-            break;
-        };
+        let mut connection = work.client.connect_to_leader(&place).await;
         let request = FetchRequest {
             max_wait_ms: 100,
             min_bytes: 1,
@@ -663,6 +715,13 @@ pub async fn check_whole(work: Rc<Work>, place: Place, end: i64) {
                 .copied()
                 .collect();
             take_records(&work, &place, data, &mut offset);
+            if data.error_code != ErrorCode::NONE || offset > next {
+                patience.answered(data.error_code);
+            }
+            if data.error_code == ErrorCode::OFFSET_OUT_OF_RANGE && work.ledger.is_limited(&place) {
+                // Its limits let these records go meanwhile.
+                begins_anew = true;
+            }
             for record in record_batch::iter_batches(&bytes)
                 .filter_map(Result::ok)
                 .flat_map(|(_, batch)| record_batch::records(batch).unwrap_or_default())
@@ -674,7 +733,6 @@ pub async fn check_whole(work: Rc<Work>, place: Place, end: i64) {
                     .as_deref()
                     .and_then(|value| value.get(..8)?.try_into().ok());
                 found.push(id.map_or(0, RecordId::from_be_bytes));
-                patience.renew();
             }
         }
     }

@@ -351,3 +351,22 @@ fn a_first_segment_that_is_missing_is_an_error_and_not_an_empty_answer() {
     assert_eq!(client.fetch(TOPIC, 3, next, 0).unwrap().error_code, ErrorCode::NONE);
     assert!(broker.log().contains("reading it again"), "{}", broker.log());
 }
+
+#[test]
+fn a_damaged_index_costs_time_and_no_record() {
+    let place = Place::local();
+    let (mut broker, acked) = filled(&place);
+    broker.kill();
+    for index in place.files("/orders/0/", ".index") {
+        // Its first byte: it is no index any more.
+        flip(&index, std::fs::metadata(&index).unwrap().len() as usize);
+    }
+    for index in place.files("/orders/1/", ".index") {
+        // The position of its last batch.
+        flip(&index, 1);
+    }
+    let broker = place.launch.start();
+    let mut client = broker.connect();
+    assert_all_there(&mut client, &acked);
+    assert!(broker.log().contains("from its first batch on"), "{}", broker.log());
+}

@@ -1,4 +1,8 @@
-//! Records: what is acknowledged is there, once, at its offset, for ever, and what was read stays.
+//! Records: what is acknowledged is there, once, at its offset, forever, and what was read stays.
+//!
+//! Each partition is a log, and its history as clients see it must be linearizable: an append takes effect between its
+//! request and its acknowledgement, a read of records, of an end, of a start or of a time's offset between its request and
+//! its answer. So whoever asks first notes what was known before, and the answer must agree with at least that.
 
 use crate::executor::{World, EPOCH_MS};
 use std::cell::{Cell, RefCell};
@@ -53,7 +57,10 @@ struct Log {
     deletable: i64,
     /// Records before it are deleted: the largest offset that a deletion was answered with.
     deleted: i64,
-    sent: BTreeSet<RecordId>,
+    /// What was sent, and the largest end that was known before that.
+    sent: BTreeMap<RecordId, i64>,
+    /// The largest first offset that anybody was told.
+    start: i64,
     /// The largest end that anybody was told, or that follows from an acknowledgement.
     end: i64,
 }
@@ -177,7 +184,76 @@ impl Ledger {
 
     /// A record is about to be sent.
     pub fn sent(&self, place: &Place, id: RecordId) {
-        self.logs.borrow_mut().entry(place.clone()).or_default().sent.insert(id);
+        let mut logs = self.logs.borrow_mut();
+        let log = logs.entry(place.clone()).or_default();
+        let end = log.end;
+        log.sent.entry(id).or_insert(end);
+    }
+
+    /// The largest first offset of a partition that anybody knows of: whoever asks from now on must not be told of a
+    /// smaller one.
+    pub fn start_known(&self, place: &Place) -> i64 {
+        self.logs
+            .borrow()
+            .get(place)
+            .map_or(0, |log| log.start.max(log.deleted))
+    }
+
+    /// A broker says that a partition begins at `start`; when it was asked, it was known to begin at `known` at least.
+    pub fn start_found(&self, place: &Place, known: i64, start: i64) {
+        if start < known {
+            self.world.violate(format!(
+                "{place:?}: begins at {start}, when {known} was known before it was asked for"
+            ));
+        }
+        let mut logs = self.logs.borrow_mut();
+        let log = logs.entry(place.clone()).or_default();
+        log.start = log.start.max(start);
+    }
+
+    /// A fetch of these places, each with its offset, was answered without error and without any record. `ends_known` is
+    /// what was known before it was asked.
+    pub fn nothing_found(&self, topic: &str, wanted: &BTreeMap<i32, (i32, i64)>, ends_known: &BTreeMap<i32, i64>) {
+        for (partition, (_, offset)) in wanted {
+            if ends_known.get(partition).is_some_and(|end| offset < end) {
+                self.world.violate(format!(
+                    "{topic}-{partition}: nothing is found at {offset}, when it was known before to end at {}",
+                    ends_known[partition]
+                ));
+            }
+        }
+    }
+
+    /// A broker was asked for the first offset with a timestamp of at least `timestamp_ms`, and answered this one, or
+    /// that there is none. `known` is the end that was known before it was asked.
+    pub fn time_found(&self, place: &Place, known: i64, timestamp_ms: i64, found: Option<i64>) {
+        let logs = self.logs.borrow();
+        let Some(log) = logs.get(place) else { return };
+        let made = |id: &RecordId| log.made.get(id).filter(|made| made.says_when);
+        if let Some(offset) = found {
+            let told = log.known.get(&offset).and_then(made);
+            if let Some(made) = told.filter(|made| made.timestamp_ms < timestamp_ms) {
+                self.world.violate(format!(
+                    "{place:?}: offset {offset} is found for {timestamp_ms}, and its record was made at {}",
+                    made.timestamp_ms
+                ));
+            }
+        }
+        if log.limits.is_some() {
+            return;
+        }
+        let skipped = log
+            .known
+            .range(log.deletable..found.unwrap_or(known).min(known).max(log.deletable));
+        for (offset, id) in skipped {
+            if let Some(made) = made(id).filter(|made| made.timestamp_ms >= timestamp_ms) {
+                self.world.violate(format!(
+                    "{place:?}: {found:?} is found for {timestamp_ms}, though the record at {offset} was made at {}",
+                    made.timestamp_ms
+                ));
+                return;
+            }
+        }
     }
 
     /// The largest end of a partition that anybody knows of: whoever asks from now on must not be told of a smaller one.
@@ -194,6 +270,12 @@ impl Ledger {
         }
         let mut logs = self.logs.borrow_mut();
         let log = logs.entry(place.clone()).or_default();
+        if end > log.sent.len() as i64 {
+            self.world.violate(format!(
+                "{place:?}: its end is told as {end}, and only {} records were ever sent",
+                log.sent.len()
+            ));
+        }
         log.end = log.end.max(end);
     }
 
@@ -265,10 +347,14 @@ impl Ledger {
     fn know(&self, place: &Place, offset: i64, id: RecordId, how: &str) {
         let mut logs = self.logs.borrow_mut();
         let log = logs.entry(place.clone()).or_default();
-        if !log.sent.contains(&id) {
-            self.world.violate(format!(
+        match log.sent.get(&id) {
+            None => self.world.violate(format!(
                 "{place:?}: record {id:#x}, {how} at {offset}, was never sent there"
-            ));
+            )),
+            Some(end) if offset < *end => self.world.violate(format!(
+                "{place:?}: record {id:#x}, {how} at {offset}, was sent when the partition ended at {end} at least"
+            )),
+            Some(_) => {}
         }
         let known = *log.known.entry(offset).or_insert(id);
         if known != id {
