@@ -21,7 +21,7 @@ fn fetch_error(broker: &Broker, partition: i32, offset: i64) -> ErrorCode {
     broker.connect().fetch(TOPIC, partition, offset, 0).unwrap().error_code
 }
 
-fn assert_loses(said: &Said, partition: i32, offset: i64) {
+pub fn assert_loses(said: &Said, partition: i32, offset: i64) {
     assert_eq!(said.status, 0, "{}", said.errors);
     let lost: Vec<_> = said.lines.iter().filter(|line| line.get("lose").is_some()).collect();
     assert_eq!(lost.len(), 1, "{:#?}", said.lines);

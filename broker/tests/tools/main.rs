@@ -8,6 +8,7 @@ mod bad_batches;
 mod client;
 mod damage;
 mod leftovers;
+mod met_later;
 mod rebuild;
 mod second_reader;
 mod setup;
