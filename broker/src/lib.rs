@@ -13,6 +13,7 @@ pub mod http;
 pub mod listener;
 pub mod logging;
 pub mod mailbox;
+pub mod memory;
 pub mod metrics;
 pub mod node;
 pub mod planted;

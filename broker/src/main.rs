@@ -2,7 +2,7 @@
 
 use kafscale_broker::settings::Command;
 use kafscale_broker::shutdown::Shutdown;
-use kafscale_broker::{logging, server, tools};
+use kafscale_broker::{logging, memory, server, tools};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -31,6 +31,9 @@ fn main() -> ExitCode {
     );
     for line in changed {
         log::info!("setting {line}");
+    }
+    if let Err(error) = memory::give_back_regularly() {
+        log::warn!("no thread gives freed memory back to the system: {error}");
     }
     let shutdown = Shutdown::new();
     if let Err(error) = shutdown.on_signals(Duration::from_millis(settings.shutdown_deadline_ms)) {

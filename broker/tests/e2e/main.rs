@@ -12,6 +12,7 @@ mod full_disk;
 mod hostile;
 mod kafkas_ways;
 mod kill;
+mod memory;
 mod reading;
 mod startup;
 mod support;
