@@ -8,6 +8,8 @@
 //! Mounting needs /dev/fuse and the right to mount. Where either is missing, `mount` says so and the test leaves itself out.
 
 mod passthrough;
+#[cfg(test)]
+mod tests;
 
 use fuser::{BackgroundSession, Config, MountOption};
 use passthrough::Passthrough;
