@@ -1,9 +1,9 @@
 //! Memory that the allocator keeps although it is free goes back to the system.
 //!
 //! Buffers of large batches leave holes between what lives longer, and glibc keeps the pages of these holes: a broker that
-//! uses 290 MiB had 600 MiB resident. A thread of its own looks every few seconds whether the process has grown, and has the
-//! allocator return its free pages. That costs what the growth cost, and nothing at rest; the figures and the alternatives
-//! are in docs/decisions/0024.
+//! uses 290 MiB had 670 MiB resident. A thread of its own looks every few seconds whether the process has grown, and has the
+//! allocator return its free pages. Once a minute it does so in any case: what is freed later, such as idempotent producers
+//! that expire, makes no process grow. Figures and alternatives are in docs/decisions/0024.
 
 use std::io;
 use std::time::Duration;
@@ -11,8 +11,11 @@ use std::time::Duration;
 /// How often the process's size is looked at.
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
 
-/// Growth since the allocator returned pages last that makes it worth to have it look for more.
+/// Growth since the last return of pages that makes another one worth its cost.
 const GROWTH_BYTES: u64 = 32 << 20;
+
+/// Looks after which pages are returned without growth.
+const LOOKS_MAX: u32 = 12;
 
 /// Free bytes that the allocator keeps at the end of its main heap, for what comes next.
 const KEPT_BYTES: usize = 1 << 20;
@@ -20,13 +23,26 @@ const KEPT_BYTES: usize = 1 << 20;
 /// Decides when to give memory back.
 #[derive(Debug, Default)]
 struct Growth {
-    /// Resident bytes after the last time.
-    last: u64,
+    /// Resident bytes after the last time, or fewer since.
+    least: u64,
+    /// Looks since then.
+    looks: u32,
 }
 
 impl Growth {
-    fn is_due(&self, resident: u64) -> bool {
-        resident > self.last + GROWTH_BYTES
+    /// A look at the process. `true` if pages are to be returned now.
+    fn is_due(&mut self, resident: u64) -> bool {
+        self.looks += 1;
+        // The allocator returned some by itself: growth counts from there.
+        self.least = self.least.min(resident);
+        self.looks >= LOOKS_MAX || resident > self.least + GROWTH_BYTES
+    }
+
+    fn given_back(&mut self, resident: u64) {
+        *self = Growth {
+            least: resident,
+            looks: 0,
+        };
     }
 }
 
@@ -45,10 +61,7 @@ pub fn give_back_regularly() -> io::Result<()> {
             };
             if growth.is_due(resident) {
                 give_back();
-                growth.last = resident_bytes().unwrap_or(resident);
-            } else {
-                // What was freed by itself may be taken again before that counts as growth.
-                growth.last = growth.last.min(resident);
+                growth.given_back(resident_bytes().unwrap_or(resident));
             }
         }
     };
@@ -82,12 +95,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_given_back_when_the_process_has_grown() {
-        let growth = Growth { last: 100 << 20 };
-        assert!(!growth.is_due(90 << 20));
+    fn memory_is_given_back_when_the_process_has_grown_and_once_in_a_while() {
+        let mut growth = Growth::default();
+        assert!(growth.is_due(33 << 20), "the first time");
+        growth.given_back(100 << 20);
         assert!(!growth.is_due(132 << 20));
         assert!(growth.is_due(133 << 20));
-        assert!(Growth::default().is_due(33 << 20), "the first time");
+        assert!(!growth.is_due(90 << 20));
+        assert!(growth.is_due(123 << 20), "it has shrunk meanwhile");
+        growth.given_back(123 << 20);
+        let due = (0..LOOKS_MAX).filter(|_| growth.is_due(123 << 20)).count();
+        assert_eq!(due, 1, "the last of them");
     }
 
     #[test]
