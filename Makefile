@@ -78,8 +78,8 @@ demo: ## A broker, a producer and a consumer, in one terminal
 compat: ## Real Kafka clients against a real broker
 	@ci/compat.sh
 
-judge: ## Every answer compared with a real Apache Kafka's: make judge SEEDS=150 JUDGE_ONLY=cases,groups,recorded,generated
-	@SEEDS=$(if $(filter file,$(origin SEEDS)),150,$(SEEDS)) ci/judge.sh
+judge: ## Every answer compared with a real Apache Kafka's: make judge SEEDS=400 JUDGE_ONLY=cases,groups,recorded,generated
+	@SEEDS=$(if $(filter file,$(origin SEEDS)),400,$(SEEDS)) ci/judge.sh
 
 groups: ## Real consumer groups whose members are killed again and again: make groups SECONDS=180 MEMBERS=20 CLIENTS=java-4
 	@ci/compat.sh --groups --seconds $(SECONDS) --members $(MEMBERS) $(CLIENTS)

@@ -1,16 +1,25 @@
 #!/usr/bin/env bash
 # `make judge`: the same requests to a real Apache Kafka and to this broker, and every answer compared. SEEDS is how many
 # seeds of generated requests run, ROUNDS how many times forty conversations of groups are drawn; `ci/judge.sh short` takes
-# about three minutes. JUDGE_ONLY names parts: cases, groups, recorded, generated.
+# at most three minutes. JUDGE_ONLY names parts: cases, groups, recorded, generated. The driver is the tests' build, and so
+# is the broker unless BROKER_BINARY names another; JUDGE_BINARY is a driver that is built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 case ${1:-} in
-  short) seeds=10 rounds=1 ;;
-  *) seeds=${SEEDS:-150} rounds=${ROUNDS:-2} ;;
+  short) seeds=25 rounds=1 ;;
+  *) seeds=${SEEDS:-400} rounds=${ROUNDS:-2} ;;
 esac
 ci/install.sh compat
 ci/compat/install.sh kafka
-cargo test --release --locked -p kafscale-broker --test judge --no-run
+driver=${JUDGE_BINARY:-}
+if [ -z "$driver" ]; then
+  # The flags of `make test`, so that nothing is built twice.
+  driver=$(cargo test --workspace --features kafscale-broker/planted-bugs --locked --test judge --no-run \
+    --message-format=json-render-diagnostics | python3 -c '
+import json, sys
+built = [json.loads(line) for line in sys.stdin]
+print(*(one["executable"] for one in built if one.get("executable") and one["target"]["name"] == "judge"))')
+fi
 directory=$(mktemp -d)
 kafka=
 finish() {
@@ -31,5 +40,7 @@ for _ in $(seq 300); do
 done
 [ -n "$address" ] || { echo "Kafka did not start within a minute" >&2; exit 1; }
 if [ -n "${JUDGE_ONLY:-}" ]; then export KAFSCALE_JUDGE_ONLY=$JUDGE_ONLY; fi
+if [ -n "${BROKER_BINARY:-}" ]; then export KAFSCALE_JUDGE_BROKER=$BROKER_BINARY; fi
+cd broker # The recorded sessions are found from here.
 KAFSCALE_JUDGE_KAFKA=$address KAFSCALE_JUDGE_SEEDS=$seeds KAFSCALE_JUDGE_ROUNDS=$rounds \
-  cargo test --release --locked -p kafscale-broker --test judge -- --ignored --exact --nocapture every_answer_is_kafkas
+  "$driver" --ignored --exact --nocapture every_answer_is_kafkas

@@ -3,9 +3,13 @@
 use bytes::Bytes;
 use kafscale_codec::compression::Compression;
 use kafscale_codec::record_batch::BatchBuilder;
+use kafscale_codec::testing::Sampler;
 
 /// The time that batches here begin with: both brokers see the same.
 pub const TIME: i64 = 1_700_000_000_000;
+
+/// Where the records of a batch begin.
+const RECORDS_AT: usize = 61;
 
 /// A batch of that many records, a millisecond apart from [`TIME`] on.
 pub fn plain(count: i64) -> Bytes {
@@ -100,4 +104,71 @@ pub fn all() -> Vec<(&'static str, Bytes)> {
         ("key length too long", with(&three, 65, &[0x7e])),
         ("key length −2", with(&three, 65, &[3])),
     ]
+}
+
+/// Where a batch's header fields are, and values for them.
+const FIELDS: &[(usize, &[&[u8]])] = &[
+    (0, &[&[0, 0, 0, 0, 0, 0, 0, 9], &[255; 8]]),
+    (12, &[&[0, 0, 0, 1], &[255; 4]]),
+    (16, &[&[0], &[1], &[3], &[255]]),
+    (
+        21,
+        &[
+            &[0, 8],
+            &[0, 16],
+            &[0, 32],
+            &[0, 64],
+            &[0, 128],
+            &[128, 0],
+            &[0, 7],
+            &[0, 1],
+            &[0, 4],
+        ],
+    ),
+    (23, &[&[0; 4], &[0, 0, 0, 1], &[255; 4], &[127, 255, 255, 255]]),
+    (27, &[&[0; 8], &[255; 8], &[127, 255, 255, 255, 255, 255, 255, 255]]),
+    (35, &[&[0; 8], &[255; 8], &[127, 255, 255, 255, 255, 255, 255, 255]]),
+    (51, &[&[0, 0], &[255, 255], &[0, 1]]),
+    (53, &[&[0; 4], &[255; 4], &[0, 0, 0, 7], &[127, 255, 255, 255]]),
+    (57, &[&[0; 4], &[255; 4], &[0, 0, 0, 1], &[127, 255, 255, 255]]),
+];
+
+/// Bytes that mean something in records: small lengths, negative ones, and ones that go on.
+const BYTES: [u8; 10] = [0, 1, 2, 3, 4, 0x3f, 0x7e, 0x7f, 0x80, 0xff];
+
+/// A batch of this draw: one of the table, a sound one, or one that was changed in a place or two under a right CRC.
+pub fn drawn(draw: u64, producer: i64) -> Bytes {
+    let mut random = Sampler::new(draw);
+    let sound = match random.below(4) {
+        0 => idempotent(producer, 0, random.below(4) as i32, 1 + random.below(3) as i64),
+        1 => plain(1 + random.below(20) as i64),
+        2 => {
+            let all = all();
+            return all[random.below(all.len() as u64) as usize].1.clone();
+        }
+        _ => {
+            let kinds = [
+                Compression::Gzip,
+                Compression::Snappy,
+                Compression::Lz4,
+                Compression::Zstd,
+            ];
+            let times: Vec<i64> = (0..1 + random.below(5))
+                .map(|_| TIME + random.below(9) as i64)
+                .collect();
+            compressed(&times, kinds[random.below(4) as usize])
+        }
+    };
+    let mut batch = sound;
+    for _ in 0..random.below(3) {
+        let at = RECORDS_AT + random.below((batch.len() - RECORDS_AT) as u64) as usize;
+        batch = match random.below(3) {
+            0 => with(&batch, at, &[BYTES[random.below(BYTES.len() as u64) as usize]]),
+            _ => {
+                let (at, values) = FIELDS[random.below(FIELDS.len() as u64) as usize];
+                with(&batch, at, values[random.below(values.len() as u64) as usize])
+            }
+        };
+    }
+    batch
 }

@@ -1,8 +1,12 @@
 //! Requests from the codec's declarations: every field drawn with a seed, from values that mean something where there are
 //! such. The same draws make the request of both sides, each with its own ids.
+//!
+//! A seed has topics, groups and a connection of its own, and ends at its first difference: what follows would be asked of
+//! two brokers that are no longer alike, and would report the same fault again.
 
 use super::batches;
 use super::cases::{records_are_alike, settle};
+use super::report::Verdict;
 use super::side::Names;
 use super::Judge;
 use bytes::Bytes;
@@ -15,30 +19,32 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-/// Requests of one seed.
-const REQUESTS: u64 = 150;
+/// Requests of one seed, if nothing differs.
+const REQUESTS: u64 = 60;
 
 /// Of how many partitions the topics of a seed are.
 const PARTITIONS: i32 = 2;
 
-/// APIs whose requests wait for other members, or change what the next requests are about: their cases are made by hand.
-const BY_HAND: &[ApiKey] = &[
-    ApiKey::JoinGroup,
-    ApiKey::SyncGroup,
-    ApiKey::ConsumerGroupHeartbeat,
-    ApiKey::DeleteTopics,
-    ApiKey::CreateTopics,
-    ApiKey::CreatePartitions,
+/// APIs whose requests change what is stored: after a difference that is meant, the two brokers are not alike any more.
+const CHANGING: &[ApiKey] = &[
+    ApiKey::Produce,
+    ApiKey::DeleteRecords,
+    ApiKey::OffsetCommit,
+    ApiKey::OffsetDelete,
+    ApiKey::DeleteGroups,
+    ApiKey::AlterConfigs,
+    ApiKey::IncrementalAlterConfigs,
 ];
 
-/// What the requests of a seed are about.
+/// What a request of a seed is about.
 #[derive(Debug)]
 struct Words {
+    api: ApiKey,
     topics: Vec<String>,
     ids: Vec<TopicId>,
     groups: Vec<String>,
     producer: i64,
-    batches: Vec<Bytes>,
+    broker: i64,
 }
 
 fn pick<T: Clone>(from: &[T], draw: u64) -> Option<T> {
@@ -52,6 +58,13 @@ impl Vocabulary for Words {
             "max_wait_ms" => &[0, 0, 1, 20],
             "timeout_ms" | "transaction_timeout_ms" => &[1000, 5000, 30_000],
             "acks" => &[-1, -1, 1, 0, 2],
+            "partition_index" if self.api == ApiKey::CreateTopics => &[0, 0, 1, 1, 2, -1],
+            "broker_ids" => return pick(&[self.broker, self.broker, self.broker, 77, -1], draw),
+            "num_partitions" => &[-1, -1, 0, 1, 2, -2],
+            "replication_factor" => &[-1, -1, 1, 0, -2],
+            "count" => &[-1, 0, 1, 2, 3, 3, 4],
+            "session_timeout_ms" => &[30_000, 30_000, 6_000, 1, -1, i32::MAX as i64],
+            "rebalance_timeout_ms" => &[1_000, 1_000, -1, 0],
             "partition_index" | "partition" | "index" | "partition_indexes" | "partitions" => &[0, 0, 0, 1, 1, 2, -1],
             "timestamp" => &[batches::TIME, batches::TIME + 1, -1, -2, -3, -4, -5, -6, 0, i64::MAX],
             "fetch_offset" => &[0, 0, 1, 2, 3, 5, 10, 1000, -1],
@@ -85,6 +98,13 @@ impl Vocabulary for Words {
 
     fn text(&self, field: &str, draw: u64) -> Option<String> {
         let from: &[&str] = match field {
+            "name" if self.api == ApiKey::JoinGroup => &["range", "range", "other", ""],
+            "protocol_type" => &["consumer", "consumer", "connect", ""],
+            "protocol_name" => &["range", "other"],
+            "server_assignor" => &["uniform", "range", "none", ""],
+            "subscribed_topic_names" => return pick(&self.topics, draw),
+            "subscribed_topic_regex" => &["a.*", "generated-.*", "(", ""],
+            "name" if draw % 3 > 0 && self.is_setting() => &["retention.ms", "cleanup.policy", "no.such", "segment.ms"],
             "name" | "topic" | "topic_name" | "resource_name" | "topic_names" => return pick(&self.topics, draw),
             "group_id" | "groups" | "group_ids" | "groups_names" | "key" | "coordinator_keys" => {
                 return pick(&self.groups, draw)
@@ -115,27 +135,48 @@ impl Vocabulary for Words {
 
     fn bytes(&self, field: &str, draw: u64) -> Option<Bytes> {
         match field {
-            "records" => pick(&self.batches, draw),
+            "records" => Some(batches::drawn(draw, self.producer)),
+            "metadata" => Some(Bytes::from_static(super::groups::SUBSCRIPTION)),
             _ => None,
         }
     }
 }
 
-fn words(names: &Names, seed: u64) -> Words {
-    let real: Vec<String> = (0..2).map(|at| topic_of(seed, at)).collect();
-    let mut topics = real.clone();
-    topics.extend(real.iter().cloned());
-    topics.extend(["missing", "a/b"].map(str::to_string));
-    let producer = names.number("generated");
-    let mut all: Vec<Bytes> = batches::all().into_iter().map(|(_, batch)| batch).collect();
-    all.extend((0..4).map(|at| batches::idempotent(producer, 0, at, 1)));
-    all.extend((0..20).map(batches::plain).skip(1));
-    Words {
-        ids: topics.iter().map(|topic| names.topic(topic)).collect(),
-        topics,
-        groups: vec![format!("g-{seed}"), format!("h-{seed}"), String::new()],
-        producer,
-        batches: all,
+impl Words {
+    fn new(api: ApiKey, names: &Names, seed: u64, draw: u64) -> Words {
+        let mut topics: Vec<String> = (0..4).map(|at| topic_of(seed, at % 2)).collect();
+        topics.extend(["missing", "a/b"].map(str::to_string));
+        let mut groups = vec![format!("g-{seed}"), format!("h-{seed}"), String::new()];
+        match api {
+            // Who joins a group that others are in would wait for them.
+            ApiKey::JoinGroup | ApiKey::ConsumerGroupHeartbeat => {
+                groups = vec![
+                    format!("alone-{draw:016x}"),
+                    format!("alone-{draw:016x}"),
+                    String::new(),
+                ];
+            }
+            ApiKey::CreateTopics | ApiKey::DeleteTopics => {
+                topics = vec![format!("new-{draw:016x}"), "missing".into(), "a/b".into()];
+            }
+            _ => {}
+        }
+        Words {
+            api,
+            ids: topics.iter().map(|topic| names.topic(topic)).collect(),
+            topics,
+            groups,
+            producer: names.number("generated"),
+            broker: names.number("broker"),
+        }
+    }
+
+    /// Whether `name` may be that of a setting.
+    fn is_setting(&self) -> bool {
+        matches!(
+            self.api,
+            ApiKey::AlterConfigs | ApiKey::IncrementalAlterConfigs | ApiKey::CreateTopics
+        )
     }
 }
 
@@ -156,13 +197,20 @@ fn leave_out(request: &mut dyn Any) {
             partition.records.get_or_insert_default();
         });
     }
+    // Leaders of new partitions are elected a moment later.
+    if let Some(create) = request.downcast_mut::<CreateTopicsRequest>() {
+        create.validate_only = true;
+    }
+    if let Some(create) = request.downcast_mut::<CreatePartitionsRequest>() {
+        create.validate_only = true;
+    }
     if let Some(init) = request.downcast_mut::<InitProducerIdRequest>() {
         init.transactional_id = None;
     }
 }
 
-/// One request of this API, with a seed of its own.
-fn one<M>(judge: &mut Judge, seed: u64, draw: u64)
+/// One request of this API, with a seed of its own. Returns whether both brokers are as alike as before.
+fn one<M>(judge: &mut Judge, seed: u64, draw: u64) -> bool
 where
     M: Request + Sample + Debug + 'static,
     M::Response: Debug + Clone + 'static,
@@ -175,21 +223,22 @@ where
         flexible: version >= M::API.flexible_from(),
         nullable: false,
     };
-    let label = format!("seed {seed} request {draw}");
-    judge.ask(&label, version, |names| {
-        let mut sampler = Sampler::with_vocabulary(draw, Arc::new(words(names, seed)));
+    let asked = judge.send(&format!("seed {seed}"), version, |names| {
+        let mut sampler = Sampler::with_vocabulary(draw, Arc::new(Words::new(M::API, names, seed, draw)));
         let mut request = M::sample(&mut sampler, form);
         leave_out(&mut request);
         request
     });
+    let verdict = judge.receive(&format!("seed {seed} request {draw}"), asked).verdict;
+    verdict == Verdict::Same || verdict == Verdict::Meant && !CHANGING.contains(&M::API)
 }
 
 macro_rules! every_api {
     ($($api:ident $request:ident $response:ident,)*) => {
-        fn generate(judge: &mut Judge, api: ApiKey, seed: u64, draw: u64) {
+        fn generate(judge: &mut Judge, api: ApiKey, seed: u64, draw: u64) -> bool {
             match api {
                 $(ApiKey::$api => one::<$request>(judge, seed, draw),)*
-                _ => {}
+                _ => true,
             }
         }
     };
@@ -200,39 +249,36 @@ kafscale_codec::for_each_api!(every_api);
 /// All seeds.
 pub fn run(judge: &mut Judge, first: u64, seeds: u64) {
     super::cases::until_coordinated(judge, "generated");
-    super::cases::until_producers_have_ids(judge);
-    let answers = judge.ask("prepare", 4, |_| InitProducerIdRequest {
-        transaction_timeout_ms: 1000,
-        ..Default::default()
-    });
-    judge.learn(&answers, |answer, names| {
-        names.numbers.insert("generated".into(), answer.producer_id);
-    });
-    let apis: Vec<ApiKey> = judge
-        .versions
-        .keys()
-        .copied()
-        .filter(|api| !BY_HAND.contains(api))
-        .collect();
+    super::cases::new_producer(judge, "generated");
+    let mut whole = 0;
     for seed in first..first + seeds {
         for at in 0..2 {
             judge.topic(&topic_of(seed, at), PARTITIONS, &[]);
         }
-        let mut sampler = Sampler::new(seed);
-        for _ in 0..REQUESTS {
-            // Half of them are about records.
-            const RECORDS: [ApiKey; 3] = [ApiKey::Produce, ApiKey::Fetch, ApiKey::ListOffsets];
-            let api = match sampler.below(2) {
-                0 => RECORDS[sampler.below(3) as usize],
-                _ => apis[sampler.below(apis.len() as u64) as usize],
-            };
-            generate(judge, api, seed, sampler.bits());
-            if matches!(api, ApiKey::AlterConfigs | ApiKey::IncrementalAlterConfigs) {
-                settle();
-            }
+        whole += u64::from(one_seed(judge, seed));
+        judge.forget(&format!("seed {seed}"));
+        judge.delete_topics((0..2).map(|at| topic_of(seed, at)));
+    }
+    println!("{whole} of {seeds} seeds ran to their end");
+}
+
+/// Returns whether it ran to its end.
+fn one_seed(judge: &mut Judge, seed: u64) -> bool {
+    let apis: Vec<ApiKey> = judge.versions.keys().copied().collect();
+    let mut sampler = Sampler::new(seed);
+    for _ in 0..REQUESTS {
+        // Half of them are about records.
+        const RECORDS: [ApiKey; 3] = [ApiKey::Produce, ApiKey::Fetch, ApiKey::ListOffsets];
+        let api = match sampler.below(2) {
+            0 => RECORDS[sampler.below(3) as usize],
+            _ => apis[sampler.below(apis.len() as u64) as usize],
+        };
+        if !generate(judge, api, seed, sampler.bits()) {
+            return false;
         }
-        for at in 0..2 {
-            records_are_alike(judge, &topic_of(seed, at), PARTITIONS);
+        if matches!(api, ApiKey::AlterConfigs | ApiKey::IncrementalAlterConfigs) {
+            settle();
         }
     }
+    (0..2).all(|at| records_are_alike(judge, &topic_of(seed, at), PARTITIONS))
 }

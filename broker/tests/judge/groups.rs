@@ -10,7 +10,7 @@ use kafscale_codec::messages::*;
 use kafscale_codec::testing::Sampler;
 
 /// Version 0 of the consumers' own protocol: one topic, `grouped`, and no data of the user. Kafka reads it.
-const SUBSCRIPTION: &[u8] = b"\0\0\0\0\0\x01\0\x07grouped\xff\xff\xff\xff";
+pub const SUBSCRIPTION: &[u8] = b"\0\0\0\0\0\x01\0\x07grouped\xff\xff\xff\xff";
 
 /// Steps of a conversation that is drawn.
 const STEPS: u64 = 25;

@@ -21,7 +21,7 @@ mod tree;
 use kafscale_codec::api::{served, ApiKey};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
-use report::{Difference, Report};
+use report::{Difference, Report, Verdict};
 use side::{Names, Outcome, Side};
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -48,6 +48,9 @@ const PRODUCE_SINCE: i16 = 3;
 /// The connection that requests use unless they say otherwise.
 const MAIN: &str = "main";
 
+/// The connection that preparations use.
+const CONTROL: &str = "control";
+
 /// Two brokers and what was found.
 pub struct Judge {
     kafka: Side,
@@ -70,8 +73,8 @@ pub struct Asked<M> {
 pub struct Answers<M> {
     kafka: Option<M>,
     ours: Option<M>,
-    /// Whether they are the same, or differ as is meant.
-    pub alike: bool,
+    /// How they compare.
+    pub verdict: Verdict,
 }
 
 impl Judge {
@@ -84,7 +87,25 @@ impl Judge {
             next_id: 0,
         };
         judge.versions = judge.common_versions();
+        judge.learn_broker_ids();
         judge
+    }
+
+    /// Each side has one broker, with an id of its own.
+    fn learn_broker_ids(&mut self) {
+        let request = MetadataRequest {
+            topics: Some(Vec::new()),
+            ..Default::default()
+        };
+        for side in [&mut self.kafka, &mut self.ours] {
+            side.send(CONTROL, &encoded(12, 0, &request));
+            let Outcome::Answer(frame) = side.receive(CONTROL) else {
+                panic!("Metadata is not answered");
+            };
+            let (_, answer) = decode_response::<MetadataResponse>(frame, 12).expect("Metadata can be read");
+            let id = answer.brokers.first().expect("a broker").node_id;
+            side.names.numbers.insert("broker".into(), id.into());
+        }
     }
 
     /// What both serve.
@@ -156,6 +177,25 @@ impl Judge {
         }
     }
 
+    /// Closes a connection on both sides; the next request opens another.
+    pub fn forget(&mut self, connection: &str) {
+        self.kafka.forget(connection);
+        self.ours.forget(connection);
+    }
+
+    /// Deletes topics of a part that is over. Nothing is compared: the answers are those of the cases.
+    pub fn delete_topics(&mut self, topics: impl Iterator<Item = String>) {
+        let request = DeleteTopicsRequest {
+            topic_names: topics.collect(),
+            timeout_ms: 10_000,
+            ..Default::default()
+        };
+        for side in [&mut self.kafka, &mut self.ours] {
+            side.send(CONTROL, &encoded(5, 1, &request));
+            side.receive(CONTROL);
+        }
+    }
+
     /// Forgets what an alias stands for.
     pub fn forget_text(&mut self, alias: &str) {
         self.kafka.names.texts.remove(alias);
@@ -221,10 +261,10 @@ impl Judge {
             .into_iter()
             .map(|(path, kafka, ours)| Difference { api, path, kafka, ours });
         let what = || format!("{label}: version {version} {request:?}");
-        let alike = self.report.note(api, &what, differences.collect());
+        let verdict = self.report.note(api, &what, differences.collect());
         let ours = answers.pop().expect("two answers");
         let kafka = answers.pop().expect("two answers");
-        Answers { kafka, ours, alike }
+        Answers { kafka, ours, verdict }
     }
 
     /// Asks both and compares.
@@ -283,7 +323,6 @@ impl Judge {
 
 /// Whether all partitions have leaders that answer.
 fn led(side: &mut Side, name: &str, partitions: i32) -> bool {
-    const CONTROL: &str = "control";
     let mut call = |bytes: Vec<u8>| {
         side.send(CONTROL, &bytes);
         match side.receive(CONTROL) {
