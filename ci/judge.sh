@@ -29,8 +29,13 @@ finish() {
 trap finish EXIT
 trap 'exit 1' TERM INT
 
-# Topics are created by the cases, and a new group waits for nobody.
-KAFKA_HEAP=512m ci/compat/kafka.sh >"$directory/kafka" 2>"$directory/kafka-log" &
+# Topics are created by the cases. Groups assign at once, as here: by default Kafka does so once in a second, beside its
+# answers.
+cat >"$directory/properties" <<PROPERTIES
+group.consumer.assignment.interval.ms=0
+group.consumer.assignor.offload.enable=false
+PROPERTIES
+KAFKA_PROPERTIES="$directory/properties" KAFKA_HEAP=512m ci/compat/kafka.sh >"$directory/kafka" 2>"$directory/kafka-log" &
 kafka=$!
 for _ in $(seq 300); do
   address=$(sed -n 's/^broker listening on //p' "$directory/kafka")

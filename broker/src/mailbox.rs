@@ -63,6 +63,8 @@ pub struct ProduceResult {
     pub log_append_time_ms: i64,
     /// First offset that can be read, −1 if unknown.
     pub log_start_offset: i64,
+    /// Records that are the reason why nothing was stored, by their index in the batch.
+    pub rejected: Vec<i32>,
 }
 
 impl ProduceResult {
@@ -73,6 +75,7 @@ impl ProduceResult {
             base_offset: -1,
             log_append_time_ms: -1,
             log_start_offset: -1,
+            rejected: Vec::new(),
         }
     }
 

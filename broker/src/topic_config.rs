@@ -79,6 +79,9 @@ pub const BROKER_WIDE_NAMES: &[(&str, &str)] = &[
     ("unclean.leader.election.enable", "unclean.leader.election.enable"),
 ];
 
+/// Settings whose broker-wide value Kafka leaves unset: another of its settings (hours, minutes) is in force then.
+pub const UNSET_BROKER_WIDE: &[&str] = &["flush.ms", "retention.ms", "segment.jitter.ms", "segment.ms"];
+
 /// Every topic setting that may be given, all that Kafka has; others are refused by name.
 pub const TOPIC_SETTINGS: &[TopicSetting] = &[
     setting(

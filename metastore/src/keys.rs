@@ -12,6 +12,7 @@
 //! /kafscale/v1/deleted/{topic id}                                DeletedTopicRecord
 //! /kafscale/v1/groups/{slot:02}/{group}                          opaque to this crate
 //! /kafscale/v1/offsets/{slot:02}/{group}/{topic id}/{partition:010}   OffsetRecord
+//! /kafscale/v1/group-configs/{group}                             GroupConfigRecord
 //! /kafscale/v1/coordinators/{slot:02}                            opaque: who coordinates the slot's groups
 //! ```
 //!
@@ -24,8 +25,8 @@ mod records;
 
 pub use encoding::RecordError;
 pub use records::{
-    BrokerRecord, ClusterRecord, CountRecord, DeletedTopicRecord, MergedObject, OffsetRecord, PartitionRecord,
-    StartRecord, StreamRecord, StreamState, TopicRecord,
+    BrokerRecord, ClusterRecord, CountRecord, DeletedTopicRecord, GroupConfigRecord, MergedObject, OffsetRecord,
+    PartitionRecord, StartRecord, StreamRecord, StreamState, TopicRecord,
 };
 
 use bytes::Bytes;
@@ -48,6 +49,9 @@ pub const PARTITIONS_PREFIX: &[u8] = b"/kafscale/v1/partitions/";
 pub const STREAMS_PREFIX: &[u8] = b"/kafscale/v1/streams/";
 /// Start of [`deleted_key`]s.
 pub const DELETED_PREFIX: &[u8] = b"/kafscale/v1/deleted/";
+
+/// Start of [`group_config_key`]s.
+pub const GROUP_CONFIGS_PREFIX: &[u8] = b"/kafscale/v1/group-configs/";
 
 /// Slots that groups are spread over; each has one coordinator at a time. Keys depend on the number: it never changes.
 pub const GROUP_SLOTS: u32 = 16;
@@ -133,6 +137,11 @@ pub fn group_key(group: &str) -> Bytes {
     Bytes::from(format!("/kafscale/v1/groups/{slot:02}/{}", escape(group)))
 }
 
+/// Key of a group's [`GroupConfigRecord`]. Every broker follows them all, so they are in no slot.
+pub fn group_config_key(group: &str) -> Bytes {
+    Bytes::from(format!("/kafscale/v1/group-configs/{}", escape(group)))
+}
+
 /// Key of an [`OffsetRecord`].
 pub fn offset_key(group: &str, topic_id: TopicId, partition: i32) -> Bytes {
     let slot = group_slot(group);
@@ -180,6 +189,8 @@ pub enum Key {
         /// The partition.
         partition: i32,
     },
+    /// What is set on a group, by its id.
+    GroupConfig(String),
     /// Who coordinates a slot of groups.
     Coordinator(u32),
 }
@@ -218,6 +229,7 @@ impl Key {
                     partition,
                 })
             }
+            "group-configs" => Some(Key::GroupConfig(unescape(rest)?)),
             "coordinators" => Some(Key::Coordinator(parse_slot(rest)?)),
             _ => None,
         }
@@ -241,6 +253,7 @@ impl Key {
                 topic_id,
                 partition,
             } => offset_key(group, *topic_id, *partition),
+            Key::GroupConfig(group) => group_config_key(group),
             Key::Coordinator(slot) => coordinator_key(*slot),
         }
     }

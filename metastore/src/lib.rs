@@ -11,6 +11,7 @@ pub mod counters;
 pub mod embedded;
 pub mod etcd;
 pub mod faulty;
+pub mod group_configs;
 mod history;
 pub mod keys;
 pub mod memory;

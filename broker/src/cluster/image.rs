@@ -43,6 +43,15 @@ pub struct TopicImage {
     pub leaders: Vec<Option<Leader>>,
 }
 
+/// What is set on a group.
+#[derive(Debug, Clone)]
+pub struct GroupConfigImage {
+    /// By Kafka's names.
+    pub configs: BTreeMap<String, String>,
+    /// The revision of the record's latest change.
+    pub mod_revision: u64,
+}
+
 /// The cluster at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterImage {
@@ -57,6 +66,8 @@ pub struct ClusterImage {
     /// Topics that are recorded as deleted. A topic that is in neither list is not deleted: its record may be missing or
     /// unreadable for a while, and whoever leads its partitions keeps them.
     pub deleted: Arc<BTreeSet<TopicId>>,
+    /// What is set on groups, by their ids; a group need not exist for it.
+    pub group_configs: Arc<BTreeMap<String, GroupConfigImage>>,
     /// Records that exist and cannot be decoded, with the reason. The last readable copy of each, if there was one, is
     /// in force above.
     pub unreadable: Arc<BTreeMap<Key, String>>,
@@ -84,6 +95,12 @@ impl ClusterImage {
         !self.unreadable.is_empty()
             && !self.topics.contains_key(name)
             && self.unreadable.contains_key(&Key::Topic(name.to_string()))
+    }
+
+    /// A number that is set on a group.
+    pub fn group_number(&self, group: &str, name: &str) -> Option<u64> {
+        // Most clusters set nothing on any group, and heartbeats ask.
+        self.group_configs.get(group)?.configs.get(name)?.trim().parse().ok()
     }
 
     /// The leader, if it is live.

@@ -5,12 +5,12 @@
 //! force, and the image names the key. And a record that is missing was not deleted by that: only a record below
 //! `deleted/` says that a topic's records may go.
 
-use super::image::{ClusterImage, Leader, TopicImage};
+use super::image::{ClusterImage, GroupConfigImage, Leader, TopicImage};
 use crate::planted::{self, Bug};
 use kafscale_codec::types::TopicId;
 use kafscale_metastore::keys::{
-    BrokerRecord, DeletedTopicRecord, Key, PartitionRecord, RecordError, TopicRecord, BROKERS_PREFIX, DELETED_PREFIX,
-    PARTITIONS_PREFIX, TOPICS_PREFIX,
+    BrokerRecord, DeletedTopicRecord, GroupConfigRecord, Key, PartitionRecord, RecordError, TopicRecord,
+    BROKERS_PREFIX, DELETED_PREFIX, GROUP_CONFIGS_PREFIX, PARTITIONS_PREFIX, TOPICS_PREFIX,
 };
 use kafscale_metastore::{KeyValue, WatchEvent};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,10 +26,17 @@ pub(super) enum Part {
     Topics,
     Partitions,
     Deleted,
+    GroupConfigs,
 }
 
 impl Part {
-    pub const ALL: [Part; 4] = [Part::Brokers, Part::Topics, Part::Partitions, Part::Deleted];
+    pub const ALL: [Part; 5] = [
+        Part::Brokers,
+        Part::Topics,
+        Part::Partitions,
+        Part::Deleted,
+        Part::GroupConfigs,
+    ];
 
     pub fn prefix(self) -> &'static [u8] {
         match self {
@@ -37,6 +44,7 @@ impl Part {
             Part::Topics => TOPICS_PREFIX,
             Part::Partitions => PARTITIONS_PREFIX,
             Part::Deleted => DELETED_PREFIX,
+            Part::GroupConfigs => GROUP_CONFIGS_PREFIX,
         }
     }
 
@@ -47,6 +55,7 @@ impl Part {
                 | (Part::Topics, Key::Topic(_))
                 | (Part::Partitions, Key::Partition(..))
                 | (Part::Deleted, Key::Deleted(_))
+                | (Part::GroupConfigs, Key::GroupConfig(_))
         )
     }
 }
@@ -122,6 +131,7 @@ impl ClusterView {
                 self.leaders.iter().flat_map(of).collect()
             }
             Part::Deleted => image.deleted.iter().copied().map(Key::Deleted).collect(),
+            Part::GroupConfigs => image.group_configs.keys().cloned().map(Key::GroupConfig).collect(),
         };
         known.extend(image.unreadable.keys().filter(|key| part.has(key)).cloned());
         known
@@ -177,6 +187,14 @@ impl ClusterView {
                 // What is in the record is for the reconciler. That there is one is what counts here.
                 self.put_deleted(*topic_id);
                 DeletedTopicRecord::decode(&item.value)?;
+            }
+            Key::GroupConfig(group) => {
+                let configs = GroupConfigRecord::decode(&item.value)?.configs;
+                let set = GroupConfigImage {
+                    configs,
+                    mod_revision: item.mod_revision,
+                };
+                Arc::make_mut(&mut self.image.group_configs).insert(group.clone(), set);
             }
             _ => {}
         }
@@ -238,6 +256,7 @@ impl ClusterView {
                 Arc::make_mut(&mut self.image.deleted).remove(topic_id);
                 self.leaders.remove(topic_id);
             }
+            Key::GroupConfig(group) => drop(Arc::make_mut(&mut self.image.group_configs).remove(group)),
             _ => {}
         }
         self.note_readable(key, "is gone");

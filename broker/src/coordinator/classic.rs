@@ -142,6 +142,9 @@ impl Group {
 
     /// Asks all members to join again: each heartbeat says so from now on.
     pub fn prepare_rebalance(&mut self, ctx: &mut Ctx) {
+        if self.phase == Phase::Completing {
+            self.members.values_mut().for_each(|member| member.assignment.clear());
+        }
         self.answer_syncs(ctx, ErrorCode::REBALANCE_IN_PROGRESS);
         self.pending_sync.clear();
         self.sync_deadline = None;
@@ -402,6 +405,12 @@ impl Group {
             return;
         }
         self.phase = Phase::Stable;
+        if let Some(stored) = &self.stored {
+            for (id, member) in &mut self.members {
+                let assignment = stored.members.get(id).map(|member| member.assignment.clone());
+                member.assignment = assignment.unwrap_or_default();
+            }
+        }
         let syncing: Vec<(String, ReplyToken)> = self
             .members
             .iter_mut()
@@ -599,6 +608,19 @@ impl Group {
         let group = self.id.clone();
         let state = state.map(StoredState::Classic);
         Record::Group { group, state }
+    }
+}
+
+/// The answer for a group that does not exist: none of these is a member of it.
+pub(super) fn nobody_left(leave: &Leave) -> LeaveGroupResponse {
+    let unknown = |who: &MemberIdentity| MemberResponse {
+        member_id: who.member_id.clone(),
+        group_instance_id: who.group_instance_id.clone(),
+        error_code: ErrorCode::UNKNOWN_MEMBER_ID,
+    };
+    LeaveGroupResponse {
+        members: leave.members.iter().map(unknown).collect(),
+        ..LeaveGroupResponse::default()
     }
 }
 

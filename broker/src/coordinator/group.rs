@@ -74,6 +74,8 @@ pub(super) struct Member {
     pub session_timeout_ms: i32,
     pub rebalance_timeout_ms: i32,
     pub protocols: Vec<(String, Bytes)>,
+    /// What the last leader gave it; tools see it until the next one has assigned.
+    pub assignment: Bytes,
     /// Waits in JoinGroup.
     pub joining: Option<ReplyToken>,
     /// Waits in SyncGroup.
@@ -500,6 +502,7 @@ fn revive_member(state: &MemberState, protocol: &str) -> Member {
         session_timeout_ms: state.session_timeout_ms,
         rebalance_timeout_ms: state.rebalance_timeout_ms,
         protocols: vec![(protocol.to_string(), state.metadata.clone())],
+        assignment: state.assignment.clone(),
         ..Member::default()
     }
 }

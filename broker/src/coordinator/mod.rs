@@ -24,7 +24,9 @@ pub use api::{
     Commit, CommitOffset, DeleteOffsets, FetchOffsets, GroupConfig, GroupReply, GroupRequest, Join, Leave, Now,
     ReplyToken,
 };
-pub use consumer::{Assignor, ConsumerHeartbeat, ConsumerMember, ConsumerState, MemberPhase};
+pub use consumer::{
+    Assignor, ConsumerHeartbeat, ConsumerMember, ConsumerState, MemberPhase, HEARTBEAT_INTERVAL_MS, SESSION_TIMEOUT_MS,
+};
 pub use ledger::{GroupWrite, Output, WriteId, RECORDS_PER_WRITE_MAX};
 pub use record::{GroupDecodeError, GroupState, MemberState, Record, StoredState};
 pub use subscription::parse_assignment;
@@ -151,6 +153,7 @@ impl Groups {
             }
             GroupRequest::DescribeConsumers { groups } => {
                 let described = groups.iter().map(|id| match self.known(id) {
+                    _ if id.is_empty() => consumer::without_id(),
                     Some(group) => group.describe_consumer(&self.image),
                     None => consumer::not_described(id, format!("Group {id} not found.")),
                 });
@@ -293,6 +296,13 @@ impl Groups {
             out.replies.push((token, request.refuse(error)));
             return;
         }
+        if let GroupRequest::Leave(leave) = &request {
+            if !self.groups.contains_key(&leave.group_id) {
+                out.replies
+                    .push((token, GroupReply::Leave(classic::nobody_left(leave))));
+                return;
+            }
+        }
         let id = request
             .group_id()
             .expect("requests that come here are about one group")
@@ -311,7 +321,7 @@ impl Groups {
         let config = &self.config;
         let no_such_group = || request.group_id().is_none_or(|id| !self.groups.contains_key(id));
         match request {
-            GroupRequest::Join(_) | GroupRequest::Sync(_) | GroupRequest::Leave(_)
+            GroupRequest::Join(_) | GroupRequest::Sync(_) | GroupRequest::Leave(_) | GroupRequest::DeleteOffsets(_)
                 if request.group_id() == Some("") =>
             {
                 Err(ErrorCode::INVALID_GROUP_ID)
@@ -326,7 +336,6 @@ impl Groups {
                 Err(ErrorCode::UNKNOWN_MEMBER_ID)
             }
             GroupRequest::Sync(_) if no_such_group() => Err(ErrorCode::UNKNOWN_MEMBER_ID),
-            GroupRequest::Leave(_) if no_such_group() => Err(ErrorCode::UNKNOWN_MEMBER_ID),
             _ => Ok(()),
         }
     }

@@ -35,8 +35,11 @@ impl Group {
 
     /// Members commit for their generation. Without membership it takes an empty group (tools, Flink, `assign`).
     fn check_commit(&self, commit: &Commit) -> Result<(), ErrorCode> {
-        if !self.is_known() && commit.generation_id >= 0 {
-            return Err(ErrorCode::ILLEGAL_GENERATION);
+        if !self.is_known() && self.pending.is_empty() && commit.generation_id >= 0 {
+            return Err(match commit.knows_epochs {
+                true => ErrorCode::GROUP_ID_NOT_FOUND,
+                false => ErrorCode::ILLEGAL_GENERATION,
+            });
         }
         if commit.generation_id < 0 && !self.has_members() {
             return Ok(());
@@ -299,7 +302,6 @@ impl Group {
             return not_classic(&self.id);
         }
         let protocol = (self.phase == Phase::Stable).then(|| self.protocol_name()).flatten();
-        let stored = self.stored.as_ref().filter(|_| protocol.is_some());
         let mut members: Vec<_> = self.members.iter().collect();
         members.sort_by_key(|(_, member)| member.order);
         let members = members.into_iter().map(|(id, member)| DescribedGroupMember {
@@ -311,10 +313,7 @@ impl Group {
                 .as_deref()
                 .map(|protocol| member.metadata(protocol))
                 .unwrap_or_default(),
-            member_assignment: stored
-                .and_then(|stored| stored.members.get(id))
-                .map(|member| member.assignment.clone())
-                .unwrap_or_default(),
+            member_assignment: member.assignment.clone(),
         });
         DescribedGroup {
             group_id: self.id.clone(),

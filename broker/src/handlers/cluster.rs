@@ -88,9 +88,7 @@ pub(super) fn describe_cluster(context: Context, request: DescribeClusterRequest
 
 pub(super) fn init_producer_id(context: Context, request: InitProducerIdRequest) -> Reply {
     // Id and epoch come together or not at all (KIP-360), and an empty transactional id is none.
-    let inconsistent = (request.producer_id == -1) != (request.producer_epoch == -1)
-        || request.producer_id < -1
-        || request.producer_epoch < -1;
+    let inconsistent = (request.producer_id == -1) != (request.producer_epoch == -1);
     if inconsistent || request.transactional_id.as_deref() == Some("") {
         return context.ready(InitProducerIdResponse {
             error_code: ErrorCode::INVALID_REQUEST,

@@ -6,7 +6,7 @@ use super::{Context, Reply};
 use crate::broker_config::{BrokerConfig, ValueKind};
 use crate::cluster::image::TopicImage;
 use crate::node::Node;
-use crate::topic_config::{Kind, TopicConfig, TopicSetting, BROKER_WIDE_NAMES, TOPIC_SETTINGS};
+use crate::topic_config::{Kind, TopicConfig, TopicSetting, BROKER_WIDE_NAMES, TOPIC_SETTINGS, UNSET_BROKER_WIDE};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
 use kafscale_metastore::keys::TopicRecord;
@@ -22,47 +22,67 @@ mod resource {
     pub(super) const BROKER_LOGGER: i8 = 8;
     pub(super) const CLIENT_METRICS: i8 = 16;
     pub(super) const GROUP: i8 = 32;
+    pub(super) const ALL: [i8; 5] = [TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP];
 }
 
 /// Kafka's `ConfigSource`.
-mod source {
-    pub(super) const TOPIC: i8 = 1;
-    pub(super) const STATIC_BROKER: i8 = 4;
-    pub(super) const DEFAULT: i8 = 5;
+pub(super) mod source {
+    pub const TOPIC: i8 = 1;
+    pub const STATIC_BROKER: i8 = 4;
+    pub const DEFAULT: i8 = 5;
+    pub const GROUP: i8 = 8;
 }
 
 /// Kafka's `AlterConfigOp.OpType`.
-mod operation {
-    pub(super) const SET: i8 = 0;
-    pub(super) const DELETE: i8 = 1;
-    pub(super) const APPEND: i8 = 2;
-    pub(super) const SUBTRACT: i8 = 3;
+pub(super) mod operation {
+    pub const SET: i8 = 0;
+    pub const DELETE: i8 = 1;
+    pub const APPEND: i8 = 2;
+    pub const SUBTRACT: i8 = 3;
 }
 
-/// Attempts at a change that others change at the same time.
-const ATTEMPTS_MAX: usize = 16;
+/// Settings of client metrics (KIP-714), none of which can be set: name, default, kind.
+const CLIENT_METRICS: &[(&str, &str, ValueKind)] = &[
+    ("interval.ms", "300000", ValueKind::Int),
+    ("match", "", ValueKind::List),
+    ("metrics", "", ValueKind::List),
+];
 
-type Refusal = (ErrorCode, String);
+/// Attempts at a change that others change at the same time.
+pub(super) const ATTEMPTS_MAX: usize = 16;
+
+pub(super) type Refusal = (ErrorCode, String);
 
 pub(super) fn describe(context: Context, request: DescribeConfigsRequest) -> Reply {
     let node = context.node.clone();
+    // As Kafka, which then answers nothing else.
+    let foreign = request
+        .resources
+        .iter()
+        .find(|asked| !resource::ALL.contains(&asked.resource_type));
+    let foreign = foreign.map(|asked| unsupported(asked.resource_type));
     let results = request
         .resources
         .iter()
-        .map(|asked| match describe_one(&node, asked, &request) {
-            Ok(configs) => DescribeConfigsResult {
-                resource_type: asked.resource_type,
-                resource_name: asked.resource_name.clone(),
-                configs,
-                ..DescribeConfigsResult::default()
-            },
-            Err((error_code, message)) => DescribeConfigsResult {
-                error_code,
-                error_message: Some(message),
-                resource_type: asked.resource_type,
-                resource_name: asked.resource_name.clone(),
-                configs: Vec::new(),
-            },
+        .map(|asked| {
+            match foreign
+                .clone()
+                .map_or_else(|| describe_one(&node, asked, &request), Err)
+            {
+                Ok(configs) => DescribeConfigsResult {
+                    resource_type: asked.resource_type,
+                    resource_name: asked.resource_name.clone(),
+                    configs,
+                    ..DescribeConfigsResult::default()
+                },
+                Err((error_code, message)) => DescribeConfigsResult {
+                    error_code,
+                    error_message: Some(message),
+                    resource_type: asked.resource_type,
+                    resource_name: asked.resource_name.clone(),
+                    configs: Vec::new(),
+                },
+            }
         })
         .collect();
     context.ready(DescribeConfigsResponse {
@@ -100,8 +120,15 @@ fn describe_one(
                 .map(describe_broker_config)
                 .collect()
         }
-        // There are none of these here, which is no error: tools ask for all kinds.
-        resource::BROKER_LOGGER | resource::CLIENT_METRICS | resource::GROUP => Vec::new(),
+        resource::BROKER_LOGGER => {
+            check_broker(node, &asked.resource_name)?;
+            Vec::new()
+        }
+        resource::CLIENT_METRICS => {
+            let settings = CLIENT_METRICS.iter().filter(|(name, ..)| wanted(name));
+            settings.map(describe_client_metrics).collect()
+        }
+        resource::GROUP => super::group_configs::describe(node, &asked.resource_name, wanted)?,
         other => return Err(unsupported(other)),
     };
     for config in &mut configs {
@@ -157,8 +184,9 @@ pub(super) fn of_new_topic(node: &Node, configs: &BTreeMap<String, String>) -> V
     let described = settings.map(|setting| describe_topic_setting(node, configs, setting));
     described
         .map(|config| CreatableTopicConfigs {
+            // What is set is said back as it was given.
+            value: configs.get(&config.name).cloned().or(config.value),
             name: config.name,
-            value: config.value,
             read_only: config.read_only,
             config_source: config.config_source,
             is_sensitive: config.is_sensitive,
@@ -186,7 +214,9 @@ fn describe_topic_setting(
         if let Some(value) = broker_value.filter(|value| *value != setting.default) {
             synonyms.push(synonym(broker_name, value, source::STATIC_BROKER));
         }
-        synonyms.push(synonym(broker_name, setting.default, source::DEFAULT));
+        if !UNSET_BROKER_WIDE.contains(&setting.name) {
+            synonyms.push(synonym(broker_name, setting.default, source::DEFAULT));
+        }
     }
     let (value, config_source) = match synonyms.first() {
         Some(in_force) => (in_force.value.clone(), in_force.source),
@@ -217,7 +247,7 @@ fn topic_value_kind(kind: Kind) -> ValueKind {
 }
 
 /// Kafka's `ConfigDef.Type` on the wire.
-fn type_code(kind: ValueKind) -> i8 {
+pub(super) fn type_code(kind: ValueKind) -> i8 {
     match kind {
         ValueKind::Bool => 1,
         ValueKind::Text => 2,
@@ -245,8 +275,18 @@ fn describe_broker_config(config: &BrokerConfig) -> DescribeConfigsResourceResul
     }
 }
 
+fn describe_client_metrics((name, default, kind): &(&str, &str, ValueKind)) -> DescribeConfigsResourceResult {
+    DescribeConfigsResourceResult {
+        name: name.to_string(),
+        value: Some(default.to_string()),
+        config_source: source::DEFAULT,
+        config_type: type_code(*kind),
+        ..DescribeConfigsResourceResult::default()
+    }
+}
+
 /// One change of one resource.
-enum Change {
+pub(super) enum Change {
     /// These and no others.
     Replace(Vec<(String, Option<String>)>),
     /// Step by step: operation, name, value.
@@ -305,10 +345,13 @@ async fn alter_all(
         *named.entry((*resource_type, resource_name.clone())).or_insert(0) += 1;
     }
     for (resource_type, resource_name, change) in changes {
-        // A resource that is named twice is answered once, and not changed.
-        let Some(times) = named.remove(&(resource_type, resource_name.clone())) else {
-            continue;
+        // A resource that is named twice is not changed. As Kafka: AlterConfigs answers it once.
+        let key = (resource_type, resource_name.clone());
+        let times = match change {
+            Change::Replace(_) => named.remove(&key),
+            Change::Steps(_) => named.get(&key).copied(),
         };
+        let Some(times) = times else { continue };
         let outcome = match times {
             1 => alter_one(node, resource_type, &resource_name, &change, validate_only).await,
             _ => Err((
@@ -340,6 +383,7 @@ async fn alter_one(
     super::topics::check_admin(node)?;
     match resource_type {
         resource::TOPIC => {}
+        resource::GROUP => return super::group_configs::alter(node, name, change, validate_only).await,
         resource::BROKER => {
             check_broker(node, name)?;
             let why = "the broker's settings are set at its start, by flags, KAFSCALE_* variables or a file";
@@ -352,13 +396,18 @@ async fn alter_one(
         let why = format!("the metastore did not change the topic: {error}");
         (ErrorCode::REQUEST_TIMED_OUT, why)
     };
-    find_topic(&node.image(), name)?;
+    check_change(change)?;
+    if let Err(unknown) = find_topic(&node.image(), name) {
+        // Kafka looks at the values first.
+        let alone = changed(&BTreeMap::new(), change, node);
+        check_settings(node, &alone)?;
+        return Err(unknown);
+    }
     for _ in 0..ATTEMPTS_MAX {
         let topic = load_topic(&*node.metastore, name).await.map_err(failed)?;
         let topic = topic.ok_or_else(|| (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, format!("no topic {name}")))?;
-        let configs = changed(&topic.value.configs, change, node)?;
-        TopicConfig::parse(&configs, &node.config.topic_defaults)
-            .map_err(|error| (ErrorCode::INVALID_CONFIG, error.to_string()))?;
+        let configs = changed(&topic.value.configs, change, node);
+        check_settings(node, &configs)?;
         if validate_only || configs == topic.value.configs {
             return Ok(());
         }
@@ -385,74 +434,111 @@ async fn alter_one(
     ))
 }
 
-fn changed(now: &BTreeMap<String, String>, change: &Change, node: &Node) -> Result<BTreeMap<String, String>, Refusal> {
-    let null = |name: &str| {
-        let why = format!("Null value not supported for topic configs: {name}");
-        (ErrorCode::INVALID_CONFIG, why)
+/// What is wrong with a change whatever it is about, in Kafka's order.
+fn check_change(change: &Change) -> Result<(), Refusal> {
+    let mut seen = BTreeSet::new();
+    let mut check = |name: &String, has_value: bool| {
+        let why = match (seen.insert(name.clone()), has_value) {
+            (true, true) => return Ok(()),
+            (false, _) => format!("{name} is changed twice in one request"),
+            (true, false) => format!("Null value not supported for topic configs: {name}"),
+        };
+        Err((ErrorCode::INVALID_REQUEST, why))
     };
+    let steps = match change {
+        Change::Replace(configs) => {
+            return configs
+                .iter()
+                .try_for_each(|(name, value)| check(name, value.is_some()))
+        }
+        Change::Steps(steps) => steps,
+    };
+    for (operation, name, value) in steps {
+        check(name, value.is_some() || *operation == operation::DELETE)?;
+    }
+    for (operation, name, _) in steps {
+        match *operation {
+            operation::SET | operation::DELETE => {}
+            operation::APPEND | operation::SUBTRACT if is_list(name) => {}
+            operation::APPEND | operation::SUBTRACT => {
+                let why = format!("{name} is no list: nothing can be appended or subtracted");
+                return Err((ErrorCode::INVALID_CONFIG, why));
+            }
+            other => {
+                let why = format!("operation {other} on {name} is not known");
+                return Err((ErrorCode::INVALID_REQUEST, why));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a topic setting has several values.
+fn is_list(name: &str) -> bool {
+    let setting = TOPIC_SETTINGS.iter().find(|setting| setting.name == name);
+    setting.is_some_and(|setting| matches!(setting.kind, Kind::Words { list: true, .. } | Kind::Replicas))
+}
+
+fn check_settings(node: &Node, configs: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    let parsed = TopicConfig::parse(configs, &node.config.topic_defaults);
+    parsed
+        .map(drop)
+        .map_err(|error| (ErrorCode::INVALID_CONFIG, error.to_string()))
+}
+
+/// What a checked change makes of the settings.
+fn changed(now: &BTreeMap<String, String>, change: &Change, node: &Node) -> BTreeMap<String, String> {
     match change {
-        Change::Replace(configs) => configs
-            .iter()
-            .map(|(name, value)| Ok((name.clone(), value.clone().ok_or_else(|| null(name))?)))
-            .collect(),
+        Change::Replace(configs) => {
+            let configs = configs.iter();
+            configs
+                .map(|(name, value)| (name.clone(), value.clone().unwrap_or_default()))
+                .collect()
+        }
         Change::Steps(steps) => {
             let mut configs = now.clone();
-            let mut seen = BTreeSet::new();
             for (operation, name, value) in steps {
-                if !seen.insert(name) {
-                    let why = format!("{name} is changed twice in one request");
-                    return Err((ErrorCode::INVALID_REQUEST, why));
-                }
-                step(&mut configs, *operation, name, value.as_deref(), node).map_err(|refusal| match refusal {
-                    Some(refusal) => refusal,
-                    None => null(name),
-                })?;
+                step(
+                    &mut configs,
+                    *operation,
+                    name,
+                    value.as_deref().unwrap_or_default(),
+                    node,
+                );
             }
-            Ok(configs)
+            configs
         }
     }
 }
 
-/// One step of an incremental change; no refusal means that a value is missing.
-fn step(
-    configs: &mut BTreeMap<String, String>,
-    operation: i8,
-    name: &str,
-    value: Option<&str>,
-    node: &Node,
-) -> Result<(), Option<Refusal>> {
-    match operation {
-        operation::SET => drop(configs.insert(name.to_string(), value.ok_or(None)?.to_string())),
-        operation::DELETE => drop(configs.remove(name)),
-        operation::APPEND | operation::SUBTRACT => {
-            let setting = TOPIC_SETTINGS.iter().find(|setting| setting.name == name);
-            let Some(setting) =
-                setting.filter(|setting| matches!(setting.kind, Kind::Words { list: true, .. } | Kind::Replicas))
-            else {
-                let why = format!("{name} is no list: nothing can be appended or subtracted");
-                return Err(Some((ErrorCode::INVALID_CONFIG, why)));
-            };
-            let current = configs
-                .get(name)
-                .or_else(|| node.config.topic_defaults.get(name))
-                .map_or(setting.default, String::as_str);
-            let mut words: Vec<&str> = current
-                .split(',')
-                .map(str::trim)
-                .filter(|word| !word.is_empty())
-                .collect();
-            let given: Vec<&str> = value.ok_or(None)?.split(',').map(str::trim).collect();
-            words.retain(|word| !given.contains(word));
-            if operation == operation::APPEND {
-                words.extend(given);
-            }
-            let words = words.join(",");
-            configs.insert(name.to_string(), words);
-        }
-        other => {
-            let why = format!("operation {other} on {name} is not known");
-            return Err(Some((ErrorCode::INVALID_REQUEST, why)));
-        }
+/// One step of an incremental change.
+fn step(configs: &mut BTreeMap<String, String>, operation: i8, name: &str, value: &str, node: &Node) {
+    if operation == operation::DELETE {
+        configs.remove(name);
+        return;
     }
-    Ok(())
+    let listed = TOPIC_SETTINGS
+        .iter()
+        .find(|setting| setting.name == name)
+        .filter(|_| operation != operation::SET);
+    let Some(setting) = listed else {
+        configs.insert(name.to_string(), value.to_string());
+        return;
+    };
+    let current = configs
+        .get(name)
+        .or_else(|| node.config.topic_defaults.get(name))
+        .map_or(setting.default, String::as_str);
+    let mut words: Vec<&str> = current
+        .split(',')
+        .map(str::trim)
+        .filter(|word| !word.is_empty())
+        .collect();
+    let given: Vec<&str> = value.split(',').map(str::trim).collect();
+    words.retain(|word| !given.contains(word));
+    if operation == operation::APPEND {
+        words.extend(given);
+    }
+    let words = words.join(",");
+    configs.insert(name.to_string(), words);
 }

@@ -7,6 +7,7 @@ use super::{Context, Reply};
 use crate::coordinator::{GroupReply, GroupRequest, Join, Leave};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
+use std::collections::BTreeSet;
 
 /// Everything a client could be allowed to do with a group, as KIP-430's bit set, while there is no authorizer.
 pub(super) const ALL_GROUP_OPERATIONS: i32 = 0b0000_1101_0100_1000;
@@ -187,7 +188,13 @@ pub(super) async fn delete(context: Context, request: DeleteGroupsRequest) -> Re
         });
     }
     let mut pending = Vec::with_capacity(request.groups_names.len());
-    for group_id in request.groups_names {
+    let mut seen = BTreeSet::new();
+    // A group that is named twice is answered once.
+    for group_id in request
+        .groups_names
+        .into_iter()
+        .filter(|group| seen.insert(group.clone()))
+    {
         let delete = GroupRequest::DeleteGroup {
             group_id: group_id.clone(),
         };

@@ -10,11 +10,14 @@ use futures::channel::oneshot;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
 use kafscale_storage_engine::partition_log::PartitionKey;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// Partitions in one answer at most (`max.request.partition.size.limit`).
 const PARTITIONS_PER_ANSWER: usize = 2_000;
+
+/// A compiled pattern may take this many bytes: clients choose it.
+const PATTERN_BYTES_MAX: usize = 1 << 20;
 
 pub(super) fn describe_topic_partitions(context: Context, request: DescribeTopicPartitionsRequest) -> Reply {
     let image = context.node.image();
@@ -25,6 +28,9 @@ pub(super) fn describe_topic_partitions(context: Context, request: DescribeTopic
     };
     names.sort_unstable();
     names.dedup();
+    if is_misplaced(&request, &names) {
+        return context.ready(misplaced(&request));
+    }
     let (first_name, mut first) = match &request.cursor {
         Some(cursor) => (cursor.topic_name.as_str(), cursor.partition_index.max(0)),
         None => ("", 0),
@@ -56,6 +62,27 @@ pub(super) fn describe_topic_partitions(context: Context, request: DescribeTopic
         }
     }
     context.ready(response)
+}
+
+/// Whether the cursor is none that an answer to this request can have had.
+fn is_misplaced(request: &DescribeTopicPartitionsRequest, names: &[&str]) -> bool {
+    request.cursor.as_ref().is_some_and(|cursor| {
+        let names_topics = !request.topics.is_empty();
+        cursor.partition_index < 0 || names_topics && names.binary_search(&cursor.topic_name.as_str()).is_err()
+    })
+}
+
+fn misplaced(request: &DescribeTopicPartitionsRequest) -> DescribeTopicPartitionsResponse {
+    let topics = request.topics.iter().map(|asked| DescribeTopicPartitionsResponseTopic {
+        error_code: ErrorCode::INVALID_REQUEST,
+        name: Some(asked.name.clone()),
+        topic_authorized_operations: NO_AUTHORIZED_OPERATIONS,
+        ..DescribeTopicPartitionsResponseTopic::default()
+    });
+    DescribeTopicPartitionsResponse {
+        topics: topics.collect(),
+        ..DescribeTopicPartitionsResponse::default()
+    }
 }
 
 fn unknown_topic(name: &str) -> DescribeTopicPartitionsResponseTopic {
@@ -173,7 +200,12 @@ pub(super) fn describe_producers(context: Context, request: DescribeProducersReq
         let mut response = DescribeProducersResponse::default();
         for topic in request.topics {
             let mut partitions = Vec::with_capacity(topic.partition_indexes.len());
+            let is_illegal = super::topics::check_name(&topic.name).is_err();
             for partition_index in topic.partition_indexes {
+                if is_illegal {
+                    partitions.push(producers_of(partition_index, Err(ErrorCode::INVALID_TOPIC_EXCEPTION)));
+                    continue;
+                }
                 let found = ask_owner(&node, &topic.name, partition_index, |key, reply| {
                     let partitions = vec![key];
                     ShardRequest::Inspect(InspectRequest { partitions, reply })
@@ -226,17 +258,75 @@ pub(super) fn list_transactions(context: Context, request: ListTransactionsReque
         "Dead",
         "PrepareEpochFence",
     ];
-    let unknown = request.state_filters.into_iter();
+    let pattern = request.transactional_id_pattern.as_deref().unwrap_or_default();
+    if regex_syntax_error(pattern) {
+        return context.ready(ListTransactionsResponse {
+            error_code: ErrorCode::INVALID_REGULAR_EXPRESSION,
+            ..ListTransactionsResponse::default()
+        });
+    }
+    let states = request.state_filters.into_iter();
+    let unknown: BTreeSet<String> = states.filter(|state| !STATES.contains(&state.as_str())).collect();
     context.ready(ListTransactionsResponse {
-        unknown_state_filters: unknown.filter(|state| !STATES.contains(&state.as_str())).collect(),
+        unknown_state_filters: unknown.into_iter().collect(),
         ..ListTransactionsResponse::default()
     })
 }
 
-/// There are no quotas.
-pub(super) fn describe_client_quotas(context: Context, _: DescribeClientQuotasRequest) -> Reply {
-    context.ready(DescribeClientQuotasResponse {
-        entries: Some(Vec::new()),
-        ..DescribeClientQuotasResponse::default()
+fn regex_syntax_error(pattern: &str) -> bool {
+    regex::RegexBuilder::new(pattern)
+        .size_limit(PATTERN_BYTES_MAX)
+        .build()
+        .is_err()
+}
+
+/// There are no quotas; a filter that Kafka would refuse is refused.
+pub(super) fn describe_client_quotas(context: Context, request: DescribeClientQuotasRequest) -> Reply {
+    context.ready(match check_quota_filter(&request.components) {
+        Ok(()) => DescribeClientQuotasResponse {
+            entries: Some(Vec::new()),
+            ..DescribeClientQuotasResponse::default()
+        },
+        Err((error_code, message)) => DescribeClientQuotasResponse {
+            error_code,
+            error_message: Some(message.to_string()),
+            entries: None,
+            ..DescribeClientQuotasResponse::default()
+        },
     })
+}
+
+/// `match_type` of a component that names its entity.
+const MATCH_EXACT: i8 = 0;
+
+/// `match_type` of a component that takes the default, or anything that is set.
+const MATCH_UNNAMED: std::ops::RangeInclusive<i8> = 1..=2;
+
+fn check_quota_filter(components: &[QuotaComponent]) -> Result<(), (ErrorCode, &'static str)> {
+    let invalid = |why| Err((ErrorCode::INVALID_REQUEST, why));
+    let mut seen = BTreeSet::new();
+    for component in components {
+        let kind = component.entity_type.as_str();
+        if kind.is_empty() {
+            return invalid("an entity type is empty");
+        }
+        if !seen.insert(kind) {
+            return invalid("an entity type is named twice");
+        }
+        if !["user", "client-id", "ip"].contains(&kind) {
+            let why = "entity types are user, client-id and ip";
+            return Err((ErrorCode::UNSUPPORTED_VERSION, why));
+        }
+        match (component.match_type, &component.r#match) {
+            (MATCH_EXACT, Some(_)) => {}
+            (MATCH_EXACT, None) => return invalid("an exact match needs a name"),
+            (kind, None) if MATCH_UNNAMED.contains(&kind) => {}
+            (kind, Some(_)) if MATCH_UNNAMED.contains(&kind) => return invalid("only an exact match has a name"),
+            _ => return invalid("the match type is not known"),
+        }
+    }
+    if seen.contains("ip") && seen.len() > 1 {
+        return invalid("ip does not go together with user or client-id");
+    }
+    Ok(())
 }

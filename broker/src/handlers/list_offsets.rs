@@ -18,6 +18,9 @@ const MARKERS: &[(i64, i16)] = &[(-1, 0), (-2, 0), (-3, 7), (-4, 8), (-5, 9)];
 pub(super) fn handle(context: Context, request: ListOffsetsRequest) -> Reply {
     let node = context.node.clone();
     let version = context.version();
+    if !matches!(request.isolation_level, 0 | 1) {
+        return context.ready(refused(&request, ErrorCode::UNKNOWN_SERVER_ERROR));
+    }
     context.later(async move {
         let (wanted, twice) = distinct(&request);
         let look_ups = wanted.iter().map(|(name, partition)| {
@@ -52,6 +55,22 @@ pub(super) fn handle(context: Context, request: ListOffsetsRequest) -> Reply {
         }
         response
     })
+}
+
+/// The answer to a request that cannot be worked on at all.
+fn refused(request: &ListOffsetsRequest, error: ErrorCode) -> ListOffsetsResponse {
+    let topics = request.topics.iter().map(|topic| ListOffsetsTopicResponse {
+        name: topic.name.clone(),
+        partitions: topic
+            .partitions
+            .iter()
+            .map(|asked| answer(asked, Err(error), 1))
+            .collect(),
+    });
+    ListOffsetsResponse {
+        topics: topics.collect(),
+        ..Default::default()
+    }
 }
 
 type Named<'a> = (&'a str, i32);

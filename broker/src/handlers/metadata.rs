@@ -13,18 +13,60 @@ use std::rc::Rc;
 /// Everything a client could be allowed to do with a topic, as KIP-430's bit set, while there is no authorizer.
 pub(super) const ALL_TOPIC_OPERATIONS: i32 = 0b0000_1101_1111_1000;
 
-/// The first version in which a topic that is not known by its id has no name.
-const NAMES_MAY_BE_NULL: i16 = 12;
+/// The first version in which topics can be asked for by id. The fields are older.
+const BY_ID_SINCE: i16 = 12;
 
 pub(super) fn handle(context: Context, request: MetadataRequest) -> Reply {
     let node = context.node.clone();
     let version = context.version();
+    if let Some(error_code) = misnamed(&request, version) {
+        return context.ready(refused(&request, error_code));
+    }
+    let mut request = request;
+    if let Some(topics) = request.topics.as_mut().filter(|topics| topics.iter().any(has_id)) {
+        // As Kafka: where any topic is named by its id, all are.
+        topics.retain(has_id);
+        topics.iter_mut().for_each(|topic| topic.name = None);
+    }
     context.later(async move {
         if request.allow_auto_topic_creation || version < 4 {
             create_missing(&node, &request).await;
         }
         respond(&node.image(), &request, version)
     })
+}
+
+fn has_id(topic: &MetadataRequestTopic) -> bool {
+    !topic.topic_id.is_zero()
+}
+
+/// Whether topics are named in a way that the version does not have, and what Kafka calls that.
+fn misnamed(request: &MetadataRequest, version: i16) -> Option<ErrorCode> {
+    let mut topics = request.topics.iter().flatten();
+    match version {
+        BY_ID_SINCE.. => topics
+            .any(|topic| topic.name.is_none() && !has_id(topic))
+            .then_some(ErrorCode::UNKNOWN_SERVER_ERROR),
+        _ => topics
+            .any(|topic| topic.name.is_none() || has_id(topic))
+            .then_some(ErrorCode::INVALID_REQUEST),
+    }
+}
+
+/// The answer to a request that cannot be worked on at all.
+fn refused(request: &MetadataRequest, error_code: ErrorCode) -> MetadataResponse {
+    let topics = request.topics.iter().flatten().map(|asked| MetadataResponseTopic {
+        error_code,
+        name: Some(asked.name.clone().unwrap_or_default()),
+        topic_id: asked.topic_id,
+        ..Default::default()
+    });
+    MetadataResponse {
+        error_code,
+        controller_id: -1,
+        topics: topics.collect(),
+        ..Default::default()
+    }
 }
 
 async fn create_missing(node: &Rc<Node>, request: &MetadataRequest) {
@@ -109,7 +151,7 @@ fn asked_topic(image: &ClusterImage, asked: &MetadataRequestTopic, version: i16)
         asked.topic_id
     };
     let name = match version {
-        NAMES_MAY_BE_NULL.. => asked.name.clone(),
+        BY_ID_SINCE.. => asked.name.clone(),
         _ => Some(asked.name.clone().unwrap_or_default()),
     };
     MetadataResponseTopic {

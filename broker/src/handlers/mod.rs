@@ -5,6 +5,7 @@ mod configs;
 mod consumer_groups;
 mod fetch;
 mod find_coordinator;
+mod group_configs;
 mod groups;
 mod inspection;
 mod list_offsets;

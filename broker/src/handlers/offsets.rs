@@ -117,7 +117,27 @@ struct Committing {
     response: OffsetCommitResponse,
 }
 
-pub(super) async fn commit(context: Context, request: OffsetCommitRequest) -> Reply {
+/// The request as Kafka answers it: each topic once, and none without partitions.
+fn merge_topics(request: &mut OffsetCommitRequest) {
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    let mut merged: Vec<OffsetCommitRequestTopic> = Vec::with_capacity(request.topics.len());
+    for topic in std::mem::take(&mut request.topics) {
+        if topic.partitions.is_empty() {
+            continue;
+        }
+        match places.get(&topic.name) {
+            Some(place) => merged[*place].partitions.extend(topic.partitions),
+            None => {
+                places.insert(topic.name.clone(), merged.len());
+                merged.push(topic);
+            }
+        }
+    }
+    request.topics = merged;
+}
+
+pub(super) async fn commit(context: Context, mut request: OffsetCommitRequest) -> Reply {
+    merge_topics(&mut request);
     let knows_epochs = context.version() >= COMMIT_WITH_EPOCH;
     let mut turn = context.client.offset_turns.enter();
     let names = |request: &OffsetCommitRequest| -> Vec<String> {
@@ -356,14 +376,15 @@ async fn delete_offsets(node: &Node, request: OffsetDeleteRequest, turn: Turn) -
     let mut places = Vec::new();
     let mut response = OffsetDeleteResponse::default();
     for (topic_at, topic) in request.topics.into_iter().enumerate() {
-        let id = image.topics.get(&topic.name).map(|topic| topic.record.topic_id);
+        let found = image.topics.get(&topic.name);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for (at, OffsetDeleteRequestPartition { partition_index }) in topic.partitions.into_iter().enumerate() {
             let mut error_code = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
-            if let Some(id) = id {
+            let known = found.filter(|found| (0..found.record.partitions as i32).contains(&partition_index));
+            if let Some(found) = known {
                 error_code = ErrorCode::NONE;
                 places.push((topic_at, at));
-                wanted.push((topic.name.clone(), id, partition_index));
+                wanted.push((topic.name.clone(), found.record.topic_id, partition_index));
             }
             partitions.push(OffsetDeleteResponsePartition {
                 partition_index,

@@ -133,17 +133,20 @@ pub(super) fn delete_records(context: Context, request: DeleteRecordsRequest) ->
     let node = context.node.clone();
     let limit = Duration::from_millis(request.timeout_ms.max(0) as u64).clamp(DELETE_TIMEOUT_MIN, DELETE_TIMEOUT_MAX);
     context.later(async move {
-        let mut topics = Vec::with_capacity(request.topics.len());
-        for topic in request.topics {
-            let deletions = topic
-                .partitions
-                .iter()
-                .map(|partition| delete_one(&node, &topic.name, partition, limit));
+        // As Kafka: each partition once, with the offset that is given last.
+        let mut wanted: BTreeMap<String, BTreeMap<i32, DeleteRecordsPartition>> = BTreeMap::new();
+        for topic in request.topics.into_iter().filter(|topic| !topic.partitions.is_empty()) {
+            let partitions = topic.partitions.into_iter();
+            let partitions = partitions.map(|partition| (partition.partition_index, partition));
+            wanted.entry(topic.name).or_default().extend(partitions);
+        }
+        let mut topics = Vec::with_capacity(wanted.len());
+        for (name, partitions) in wanted {
+            let deletions = partitions
+                .values()
+                .map(|partition| delete_one(&node, &name, partition, limit));
             let partitions = futures::future::join_all(deletions).await;
-            topics.push(DeleteRecordsTopicResult {
-                name: topic.name,
-                partitions,
-            });
+            topics.push(DeleteRecordsTopicResult { name, partitions });
         }
         DeleteRecordsResponse {
             throttle_time_ms: 0,

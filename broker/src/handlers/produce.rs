@@ -3,7 +3,7 @@
 //! `timeout_ms` has no effect: in Kafka it bounds the wait for followers, and there are none. A request that it cut off
 //! would be stored all the same, and sent again by the client.
 
-use super::topics::{check_name, is_internal};
+use super::topics::is_internal;
 use super::{Context, Reply};
 use crate::connection::ConnectionError;
 use crate::mailbox::{ProduceRequest as ShardProduce, ProduceResult, ShardRequest};
@@ -15,11 +15,27 @@ use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::legacy;
 use kafscale_codec::messages::*;
 use kafscale_codec::record_batch::{BatchError, BatchHeader};
+use kafscale_codec::types::TopicId;
 use kafscale_storage_engine::partition_log::PartitionKey;
 use std::collections::BTreeMap;
 
+/// Where messages of every magic say how long they are.
+const LENGTH_AT: usize = 8;
+
+/// The shortest that a message of any magic can say it is.
+const LENGTH_MIN: i32 = 14;
+
 /// Where messages of every magic say theirs.
 const MAGIC_AT: usize = 16;
+
+/// Where a v2 batch has its attributes.
+const ATTRIBUTES_AT: usize = 21;
+
+/// The bit of a batch that belongs to a transaction.
+const TRANSACTIONAL: u8 = 1 << 4;
+
+/// The first version in which a partition has exactly one batch.
+const ONE_BATCH_SINCE: i16 = 3;
 
 /// One partition of the request: where its result goes.
 type Slot = (usize, usize);
@@ -79,22 +95,17 @@ fn first_error(response: &ProduceResponse) -> Option<ErrorCode> {
 /// Finds each partition's shard; what cannot be sent anywhere is answered in the response right away.
 fn place(node: &Node, request: ProduceRequest, version: i16) -> (ProduceResponse, BTreeMap<u32, ForShard>) {
     let image = node.image();
-    let refused = match request.acks {
-        _ if request.transactional_id.is_some() => Some(ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED),
-        -1..=1 => None,
-        _ => Some(ErrorCode::INVALID_REQUIRED_ACKS),
-    };
+    let whole = whole_refusal(&request, version);
+    let bad_acks = !matches!(request.acks, -1..=1);
     let mut shards: BTreeMap<u32, ForShard> = BTreeMap::new();
     let mut response = ProduceResponse::default();
-    for (topic_at, data) in request.topic_data.into_iter().enumerate() {
+    for (topic_at, data) in without_repetitions(request.topic_data).into_iter().enumerate() {
         let named = if version >= 13 {
             TopicRef::Id(data.topic_id)
         } else {
             TopicRef::Name(&data.name)
         };
-        // A name that no topic can have will not come to exist: the client is told not to try again.
         let topic = match (find_topic(&image, named), named) {
-            (Err(_), TopicRef::Name(name)) if check_name(name).is_err() => Err(ErrorCode::INVALID_TOPIC_EXCEPTION),
             (_, TopicRef::Name(name)) if is_internal(name) => Err(ErrorCode::INVALID_TOPIC_EXCEPTION),
             (Ok(topic), _) if is_internal(&topic.name) => Err(ErrorCode::INVALID_TOPIC_EXCEPTION),
             (found, _) => found,
@@ -106,7 +117,7 @@ fn place(node: &Node, request: ProduceRequest, version: i16) -> (ProduceResponse
                 base_offset: -1,
                 ..Default::default()
             };
-            let placed = match (refused, &topic) {
+            let placed = match (whole, &topic) {
                 (Some(error), _) => Err(error),
                 (None, Err(error)) => Err(*error),
                 (None, Ok(topic)) => {
@@ -124,7 +135,12 @@ fn place(node: &Node, request: ProduceRequest, version: i16) -> (ProduceResponse
                     })
                 }
             };
+            // Kafka's order: the topic, the batch, `acks`.
             let records = placed.and_then(|place| Ok((place, batch(partition.records, version)?)));
+            let records = records.and_then(|placed| match bad_acks {
+                true => Err(ErrorCode::INVALID_REQUIRED_ACKS),
+                false => Ok(placed),
+            });
             match records {
                 Ok(((shard, topic_id), records)) => {
                     let wanted = shards.entry(shard).or_default();
@@ -152,25 +168,131 @@ fn place(node: &Node, request: ProduceRequest, version: i16) -> (ProduceResponse
     (response, shards)
 }
 
+/// Why nothing of a request is looked at. As Kafka, which reads all batches' headers first, to find transactional ones.
+fn whole_refusal(request: &ProduceRequest, version: i16) -> Option<ErrorCode> {
+    let partitions = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
+    let mut records = partitions.filter_map(|partition| partition.records.as_deref());
+    if version >= ONE_BATCH_SINCE && records.any(|records| first_batch(records) == Err(ErrorCode::CORRUPT_MESSAGE)) {
+        return Some(ErrorCode::CORRUPT_MESSAGE);
+    }
+    let transactional = request.transactional_id.is_some() || carries_transaction(&request.topic_data);
+    transactional.then_some(ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
+}
+
+/// Whether any batch claims to be part of a transaction: then the request would need a transactional id.
+fn carries_transaction(topics: &[TopicProduceData]) -> bool {
+    let partitions = topics.iter().flat_map(|topic| &topic.partition_data);
+    let mut records = partitions.filter_map(|partition| partition.records.as_deref());
+    records.any(|records| {
+        // The bits are in the second byte of the attributes.
+        records.get(MAGIC_AT) == Some(&2)
+            && records
+                .get(ATTRIBUTES_AT + 1)
+                .is_some_and(|bits| bits & TRANSACTIONAL > 0)
+    })
+}
+
+/// The request as Kafka reads it: each partition once, with what is said of it last, and no topics without partitions.
+fn without_repetitions(mut topics: Vec<TopicProduceData>) -> Vec<TopicProduceData> {
+    topics.retain(|topic| !topic.partition_data.is_empty());
+    if !has_repetitions(&topics) {
+        return topics;
+    }
+    let mut places: BTreeMap<(String, TopicId), usize> = BTreeMap::new();
+    let mut merged: Vec<TopicProduceData> = Vec::with_capacity(topics.len());
+    for topic in topics {
+        let place = *places.entry((topic.name.clone(), topic.topic_id)).or_insert_with(|| {
+            merged.push(TopicProduceData {
+                name: topic.name,
+                topic_id: topic.topic_id,
+                partition_data: Vec::new(),
+            });
+            merged.len() - 1
+        });
+        let known = &mut merged[place].partition_data;
+        for partition in topic.partition_data {
+            match known.iter_mut().find(|known| known.index == partition.index) {
+                Some(known) => *known = partition,
+                None => known.push(partition),
+            }
+        }
+    }
+    merged
+}
+
+/// Whether a topic, or a partition of one, is named twice. Clients name them in order, or few of them.
+fn has_repetitions(topics: &[TopicProduceData]) -> bool {
+    fn repeats<T: Ord>(mut all: Vec<T>) -> bool {
+        all.sort_unstable();
+        all.windows(2).any(|pair| pair[0] == pair[1])
+    }
+    let rises = |topic: &TopicProduceData| {
+        topic
+            .partition_data
+            .windows(2)
+            .all(|pair| pair[0].index < pair[1].index)
+    };
+    let indexes = |topic: &TopicProduceData| topic.partition_data.iter().map(|partition| partition.index).collect();
+    topics.len() > 1
+        && repeats(
+            topics
+                .iter()
+                .map(|topic| (topic.name.as_str(), topic.topic_id.0))
+                .collect(),
+        )
+        || topics
+            .iter()
+            .any(|topic| !rises(topic) && repeats::<i32>(indexes(topic)))
+}
+
 /// The one v2 batch of a partition; message sets of old clients become one.
 fn batch(records: Option<Bytes>, version: i16) -> Result<Bytes, ErrorCode> {
     let records = records
         .filter(|records| !records.is_empty())
         .ok_or(ErrorCode::INVALID_RECORD)?;
+    if version >= ONE_BATCH_SINCE {
+        check_framing(&records)?;
+    }
     // Message sets and batches have their magic in the same place.
     match (version, records.get(MAGIC_AT).map(|magic| *magic as i8)) {
         (0..=2, Some(0 | 1)) => legacy::convert_message_set(&records, legacy::Limits::default()).map_err(legacy_error),
         // Too short to say what it is.
         (_, None) => Err(ErrorCode::CORRUPT_MESSAGE),
-        (..=6, Some(2)) if is_zstd(&records) => Err(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE),
+        (..=6, Some(2)) if !is_known_before_zstd(&records) => Err(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE),
         (_, Some(2)) => Ok(records),
         (_, _) => Err(ErrorCode::INVALID_RECORD),
     }
 }
 
+/// Whether there is exactly one whole batch.
+fn check_framing(records: &[u8]) -> Result<(), ErrorCode> {
+    let rest = first_batch(records)?;
+    match first_batch(rest) {
+        Ok(_) => Err(ErrorCode::INVALID_RECORD),
+        Err(ErrorCode::CORRUPT_MESSAGE) => Err(ErrorCode::CORRUPT_MESSAGE),
+        Err(_) => Ok(()),
+    }
+}
+
+/// What is behind the first batch. As Kafka: what is cut off is no batch, and a frame that no version of the format has is a
+/// corrupt one.
+fn first_batch(records: &[u8]) -> Result<&[u8], ErrorCode> {
+    let Some(length) = records.get(LENGTH_AT..=MAGIC_AT).and_then(|bytes| bytes.first_chunk()) else {
+        return Err(ErrorCode::INVALID_RECORD);
+    };
+    let length = i32::from_be_bytes(*length);
+    if length < LENGTH_MIN || !(0..=2).contains(&(records[MAGIC_AT] as i8)) {
+        return Err(ErrorCode::CORRUPT_MESSAGE);
+    }
+    let rest = records.get(LENGTH_AT + 4 + length as usize..);
+    rest.ok_or(ErrorCode::INVALID_RECORD)
+}
+
 /// KIP-110: zstd is for clients that know Produce 7, since others could not read it back.
-fn is_zstd(batch: &[u8]) -> bool {
-    BatchHeader::parse(batch).is_ok_and(|header| header.compression() == Some(Compression::Zstd))
+fn is_known_before_zstd(batch: &[u8]) -> bool {
+    let known = |header: BatchHeader| header.compression().is_some_and(|known| known != Compression::Zstd);
+    // What is no header is refused where the batch is.
+    BatchHeader::parse(batch).map_or(true, known)
 }
 
 fn legacy_error(error: BatchError) -> ErrorCode {
@@ -209,6 +331,13 @@ fn fill(answer: &mut PartitionProduceResponse, result: ProduceResult) {
     answer.base_offset = result.base_offset;
     answer.log_append_time_ms = result.log_append_time_ms;
     answer.log_start_offset = result.log_start_offset;
+    let rejected = result.rejected.into_iter();
+    answer.record_errors = rejected
+        .map(|batch_index| BatchIndexAndErrorMessage {
+            batch_index,
+            batch_index_error_message: Some("The record's timestamp is out of range.".to_string()),
+        })
+        .collect();
 }
 
 #[cfg(test)]
@@ -264,6 +393,47 @@ mod tests {
             let found = batch(Some(Bytes::copy_from_slice(set)), 1);
             assert_eq!(found, Err(ErrorCode::CORRUPT_MESSAGE));
         }
+    }
+
+    #[test]
+    fn a_cut_batch_is_none_and_an_unknown_magic_is_corrupt() {
+        let whole = v2(Compression::None);
+        for len in [5, 16, 17, 60, whole.len() - 1] {
+            assert_eq!(
+                batch(Some(whole.slice(..len)), 9),
+                Err(ErrorCode::INVALID_RECORD),
+                "{len}"
+            );
+        }
+        for (at, byte) in [(MAGIC_AT, 3), (MAGIC_AT, 0xff), (LENGTH_AT, 0xff)] {
+            let mut changed = whole.to_vec();
+            changed[at] = byte;
+            assert_eq!(batch(Some(changed.into()), 9), Err(ErrorCode::CORRUPT_MESSAGE), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_partition_counts_once_with_what_is_said_of_it_last() {
+        let topic = |name: &str, partitions: &[(i32, &'static [u8])]| TopicProduceData {
+            name: name.to_string(),
+            partition_data: partitions
+                .iter()
+                .map(|(index, records)| PartitionProduceData {
+                    index: *index,
+                    records: Some(Bytes::from_static(records)),
+                })
+                .collect(),
+            ..Default::default()
+        };
+        let asked = vec![
+            topic("a", &[(1, b"x"), (0, b"y"), (1, b"z")]),
+            topic("b", &[]),
+            topic("a", &[(2, b"u"), (0, b"v")]),
+        ];
+        let expected = vec![topic("a", &[(1, b"z"), (0, b"v"), (2, b"u")])];
+        assert_eq!(without_repetitions(asked), expected);
+        let sound = vec![topic("a", &[(1, b"x"), (0, b"y")]), topic("b", &[(0, b"z")])];
+        assert_eq!(without_repetitions(sound.clone()), sound);
     }
 
     #[test]

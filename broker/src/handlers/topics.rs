@@ -96,6 +96,8 @@ pub(super) fn create(context: Context, request: CreateTopicsRequest) -> Reply {
 
 async fn create_asked(node: &Rc<Node>, topic: &CreatableTopic, validate_only: bool) -> Result<TopicRecord, Refusal> {
     check_admin(node)?;
+    let configs = configs_of(topic)?;
+    check_new(node, &topic.name, &configs)?;
     let mut partitions = topic.num_partitions;
     if !topic.assignments.is_empty() {
         if topic.num_partitions != -1 || topic.replication_factor != -1 {
@@ -110,16 +112,6 @@ async fn create_asked(node: &Rc<Node>, topic: &CreatableTopic, validate_only: bo
             "Replication factor must be larger than 0.".into(),
         ));
     }
-    let mut configs = BTreeMap::new();
-    for config in &topic.configs {
-        let Some(value) = &config.value else {
-            return Err((
-                ErrorCode::INVALID_CONFIG,
-                format!("Null value not supported for topic configs: {}", config.name),
-            ));
-        };
-        configs.insert(config.name.clone(), value.clone());
-    }
     let wish = Wish {
         name: topic.name.clone(),
         partitions,
@@ -127,6 +119,52 @@ async fn create_asked(node: &Rc<Node>, topic: &CreatableTopic, validate_only: bo
         validate_only,
     };
     create_one(node, wish).await
+}
+
+fn configs_of(topic: &CreatableTopic) -> Result<BTreeMap<String, String>, Refusal> {
+    let null = |name: &str| {
+        let why = format!("Null value not supported for topic configs: {name}");
+        (ErrorCode::INVALID_CONFIG, why)
+    };
+    let configs = topic.configs.iter();
+    configs
+        .map(|config| {
+            Ok((
+                config.name.clone(),
+                config.value.clone().ok_or_else(|| null(&config.name))?,
+            ))
+        })
+        .collect()
+}
+
+/// What Kafka checks of a new topic before its partitions: the name, whether it is free, the settings.
+fn check_new(node: &Node, name: &str, configs: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    let invalid = |why| {
+        (
+            ErrorCode::INVALID_TOPIC_EXCEPTION,
+            format!("Topic name is invalid: {why}"),
+        )
+    };
+    check_name(name).map_err(invalid)?;
+    let image = node.image();
+    if image.topics.contains_key(name) {
+        return Err(exists(name));
+    }
+    let collides = |other: &&String| *other != name && other.replace('.', "_") == name.replace('.', "_");
+    if let Some(other) = image.topics.keys().find(collides) {
+        let why = format!("Topic '{name}' collides with existing topic: {other}");
+        return Err((ErrorCode::INVALID_TOPIC_EXCEPTION, why));
+    }
+    TopicConfig::parse(configs, &node.config.topic_defaults)
+        .map_err(|error| (ErrorCode::INVALID_CONFIG, error.to_string()))?;
+    Ok(())
+}
+
+fn exists(name: &str) -> Refusal {
+    (
+        ErrorCode::TOPIC_ALREADY_EXISTS,
+        format!("Topic '{name}' already exists."),
+    )
 }
 
 /// How many partitions a manual assignment describes. The cluster places partitions itself, so an assignment that Kafka
@@ -179,13 +217,7 @@ pub(super) fn check_replicas(image: &ClusterImage, replicas: &[i32]) -> Result<(
 
 /// Creates a topic, or says what it would be.
 pub(super) async fn create_one(node: &Rc<Node>, wish: Wish) -> Result<TopicRecord, Refusal> {
-    let invalid = |why| {
-        (
-            ErrorCode::INVALID_TOPIC_EXCEPTION,
-            format!("Topic name is invalid: {why}"),
-        )
-    };
-    check_name(&wish.name).map_err(invalid)?;
+    check_new(node, &wish.name, &wish.configs)?;
     let partitions = if wish.partitions == -1 {
         node.config.auto_create_partitions
     } else {
@@ -194,23 +226,6 @@ pub(super) async fn create_one(node: &Rc<Node>, wish: Wish) -> Result<TopicRecor
     if !(1..=PARTITIONS_MAX).contains(&partitions) {
         let why = format!("Number of partitions must be between 1 and {PARTITIONS_MAX}, or -1 for the default.");
         return Err((ErrorCode::INVALID_PARTITIONS, why));
-    }
-    TopicConfig::parse(&wish.configs, &node.config.topic_defaults)
-        .map_err(|error| (ErrorCode::INVALID_CONFIG, error.to_string()))?;
-    let exists = || {
-        (
-            ErrorCode::TOPIC_ALREADY_EXISTS,
-            format!("Topic '{}' already exists.", wish.name),
-        )
-    };
-    let collides = |name: &&String| **name != wish.name && name.replace('.', "_") == wish.name.replace('.', "_");
-    let image = node.image();
-    if image.topics.contains_key(&wish.name) {
-        return Err(exists());
-    }
-    if let Some(other) = image.topics.keys().find(collides) {
-        let why = format!("Topic '{}' collides with existing topic: {other}", wish.name);
-        return Err((ErrorCode::INVALID_TOPIC_EXCEPTION, why));
     }
     let topic_id = random_topic_id(node);
     let created_ms = node.runtime.wall_clock_ms();
@@ -239,7 +254,7 @@ pub(super) async fn create_one(node: &Rc<Node>, wish: Wish) -> Result<TopicRecor
             );
             Ok(created.value)
         }
-        Err(OperationError::Conflict) => Err(exists()),
+        Err(OperationError::Conflict) => Err(exists(&wish.name)),
         Err(error) => Err(unavailable("create", &wish.name, &error)),
     }
 }
@@ -328,6 +343,7 @@ pub(super) fn delete(context: Context, request: DeleteTopicsRequest) -> Reply {
         };
         let mut response = DeleteTopicsResponse::default();
         let mut deleted = Vec::new();
+        let overdetermined = |topic: &DeleteTopicState| topic.name.is_some() && !topic.topic_id.is_zero();
         let mut seen: BTreeSet<(Option<String>, TopicId)> = BTreeSet::new();
         let key = |topic: &DeleteTopicState| (topic.name.clone(), topic.topic_id);
         let twice: BTreeSet<_> = asked
@@ -336,8 +352,8 @@ pub(super) fn delete(context: Context, request: DeleteTopicsRequest) -> Reply {
             .filter(|topic| !seen.insert(topic.clone()))
             .collect();
         for topic in asked {
-            // A topic that is named twice is answered once, and not deleted.
-            if !seen.remove(&key(&topic)) {
+            // A topic that is named twice is answered once, and not deleted. What names none is answered each time.
+            if !seen.remove(&key(&topic)) && !overdetermined(&topic) {
                 continue;
             }
             let outcome = match twice.contains(&key(&topic)) {

@@ -20,6 +20,9 @@ const ARENA_SHARED_BATCH_BYTES: usize = ARENA_BLOCK_BYTES / 4;
 /// What a batch's length field counts at the least: the header after it.
 const BATCH_LENGTH_MIN: i32 = record_batch::HEADER_LEN as i32 - 12;
 
+/// What a producer says where its batch begins: offsets are the broker's to give.
+const FIRST_BASE_OFFSET: [u8; 8] = [0; 8];
+
 /// A result and the slot that it waits for, if it waits.
 struct Accepted {
     result: ProduceResult,
@@ -69,7 +72,7 @@ impl Shard {
         match self.append(state, key, &records, now_ms) {
             Ok(accepted) => accepted,
             Err(error) => Accepted {
-                result: ProduceResult::error(error),
+                result: refusal(state, key, &records, error, now_ms),
                 slot: None,
             },
         }
@@ -95,6 +98,9 @@ impl Shard {
         let stream = stream.as_ref().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
         let (next_seq, in_flight_bytes) = (stream.next_seq, stream.in_flight_bytes as usize);
         let config = partition.config.clone();
+        if records.first_chunk() != Some(&FIRST_BASE_OFFSET) {
+            return Err(ErrorCode::INVALID_RECORD);
+        }
         if records.len() > config.max_message_bytes {
             return Err(ErrorCode::MESSAGE_TOO_LARGE);
         }
@@ -136,6 +142,7 @@ impl Shard {
                     base_offset,
                     log_append_time_ms,
                     log_start_offset: log.log_start_offset(),
+                    rejected: Vec::new(),
                 };
                 return Ok(Accepted {
                     result,
@@ -144,8 +151,12 @@ impl Shard {
             }
             Decision::DuplicateOfOld { before_offset } => {
                 arena.truncate(start);
+                let result = ProduceResult {
+                    log_start_offset: log.log_start_offset(),
+                    ..ProduceResult::error(ErrorCode::DUPLICATE_SEQUENCE_NUMBER)
+                };
                 return Ok(Accepted {
-                    result: ProduceResult::error(ErrorCode::DUPLICATE_SEQUENCE_NUMBER),
+                    result,
                     slot: log.slot_of(before_offset - 1, next_seq),
                 });
             }
@@ -176,12 +187,47 @@ impl Shard {
             base_offset,
             log_append_time_ms,
             log_start_offset: log.log_start_offset(),
+            rejected: Vec::new(),
         };
         Ok(Accepted {
             result,
             slot: Some(next_seq),
         })
     }
+}
+
+/// Why nothing was stored, as Kafka says it: with the log's start, unless the batch itself or its size is at fault, and with
+/// the records whose times are out of range.
+fn refusal(state: &State, key: PartitionKey, records: &[u8], error: ErrorCode, now_ms: i64) -> ProduceResult {
+    let mut result = ProduceResult::error(error);
+    let says_no_start = matches!(
+        error,
+        ErrorCode::MESSAGE_TOO_LARGE
+            | ErrorCode::CORRUPT_MESSAGE
+            | ErrorCode::KAFKA_STORAGE_ERROR
+            | ErrorCode::NOT_LEADER_OR_FOLLOWER
+    );
+    let Some(partition) = state.partitions.get(&key).filter(|_| !says_no_start) else {
+        return result;
+    };
+    result.log_start_offset = partition.log.log_start_offset();
+    if error == ErrorCode::INVALID_TIMESTAMP {
+        result.rejected = out_of_range(records, &partition.config, now_ms);
+    }
+    result
+}
+
+/// The records of a refused batch whose times are at fault.
+fn out_of_range(batch: &[u8], config: &TopicConfig, now_ms: i64) -> Vec<i32> {
+    let claims_append_time = BatchHeader::parse(batch).is_ok_and(|header| header.is_log_append_time());
+    // It was read before, or its times are those of its header.
+    let records = record_batch::records(batch).unwrap_or_default();
+    let at_fault = |timestamp: i64| match config.log_append_time || timestamp == NO_TIMESTAMP {
+        true => claims_append_time,
+        false => !within_range(timestamp, timestamp, config, now_ms),
+    };
+    let indexes = (0..).zip(records).filter(|(_, record)| at_fault(record.timestamp));
+    indexes.map(|(index, _)| index).collect()
 }
 
 /// Makes room for one batch, in the current block or a new one.
@@ -214,9 +260,17 @@ fn admit(header: &BatchHeader, times: Timestamps, config: &TopicConfig, now_ms: 
         // Transactions are a non-goal; only brokers write control batches.
         return Err(ErrorCode::INVALID_RECORD);
     }
-    if header.producer_id >= 0 && (header.producer_epoch < 0 || header.base_sequence < 0) {
+    if header.producer_id >= 0 && header.base_sequence < 0 {
         return Err(ErrorCode::INVALID_RECORD);
     }
+    check_times(header, times, config, now_ms)?;
+    if header.producer_id >= 0 && header.producer_epoch < 0 {
+        return Err(ErrorCode::INVALID_PRODUCER_EPOCH);
+    }
+    Ok(())
+}
+
+fn check_times(header: &BatchHeader, times: Timestamps, config: &TopicConfig, now_ms: i64) -> Result<(), ErrorCode> {
     let Timestamps { min, max } = times;
     if config.log_append_time {
         // As Kafka: only a broker marks timestamps as a broker's.
@@ -228,12 +282,17 @@ fn admit(header: &BatchHeader, times: Timestamps, config: &TopicConfig, now_ms: 
     if header.is_log_append_time() && max == NO_TIMESTAMP {
         return Err(ErrorCode::INVALID_TIMESTAMP);
     }
-    let ahead = max != NO_TIMESTAMP && max.saturating_sub(now_ms) > config.timestamp_after_max_ms;
-    let behind = min != NO_TIMESTAMP && now_ms.saturating_sub(min) > config.timestamp_before_max_ms;
-    if ahead || behind {
+    if !within_range(min, max, config, now_ms) {
         return Err(ErrorCode::INVALID_TIMESTAMP);
     }
     Ok(())
+}
+
+/// Whether these are neither too far behind the broker's clock nor too far ahead of it.
+fn within_range(min: i64, max: i64, config: &TopicConfig, now_ms: i64) -> bool {
+    let ahead = max != NO_TIMESTAMP && max.saturating_sub(now_ms) > config.timestamp_after_max_ms;
+    let behind = min != NO_TIMESTAMP && now_ms.saturating_sub(min) > config.timestamp_before_max_ms;
+    !ahead && !behind
 }
 
 fn producer_change(header: &BatchHeader, now_ms: i64) -> Option<ProducerChange> {

@@ -90,6 +90,10 @@ fn record(key: &Key, bytes: &[u8]) -> (&'static str, Result<Value, String>) {
         ),
         Key::Name(_) => ("name", CountRecord::decode(bytes).map(|r| json!({ "count": r.count }))),
         Key::Topic(_) => ("topic", TopicRecord::decode(bytes).map(topic)),
+        Key::GroupConfig(_) => (
+            "group config",
+            GroupConfigRecord::decode(bytes).map(|r| json!({ "configs": r.configs })),
+        ),
         Key::Partition(..) => ("partition", PartitionRecord::decode(bytes).map(partition)),
         Key::Stream(_) => ("stream", StreamRecord::decode(bytes).map(stream)),
         Key::Deleted(_) => ("deleted", DeletedTopicRecord::decode(bytes).map(deleted)),

@@ -49,10 +49,17 @@ fn a_wrong_crc_is_a_corrupt_message() {
 #[test]
 fn a_batch_length_that_lies_is_refused() {
     let (_directory, mut broker) = broker("");
-    // As Kafka: a batch that does not fit its bytes cannot be read, which is corruption.
-    for length in [i32::MAX, 1 << 20, 1, 0, -1, i32::MIN] {
+    // As Kafka: a batch that is cut is no batch, and one that is shorter than any can be is corrupt.
+    for (length, expected) in [
+        (i32::MAX, ErrorCode::INVALID_RECORD),
+        (1 << 20, ErrorCode::INVALID_RECORD),
+        (1, ErrorCode::CORRUPT_MESSAGE),
+        (0, ErrorCode::CORRUPT_MESSAGE),
+        (-1, ErrorCode::CORRUPT_MESSAGE),
+        (i32::MIN, ErrorCode::CORRUPT_MESSAGE),
+    ] {
         let batch = with_bytes(8, &length.to_be_bytes(), true);
-        assert_refused(&mut broker, batch, ErrorCode::CORRUPT_MESSAGE);
+        assert_refused(&mut broker, batch, expected);
     }
 }
 
@@ -94,7 +101,7 @@ fn a_record_length_that_lies_is_refused() {
 fn a_magic_that_nobody_knows_is_refused() {
     let (_directory, mut broker) = broker("");
     for magic in [3u8, 0x7f, 0xff] {
-        assert_refused(&mut broker, with_bytes(16, &[magic], true), ErrorCode::INVALID_RECORD);
+        assert_refused(&mut broker, with_bytes(16, &[magic], true), ErrorCode::CORRUPT_MESSAGE);
     }
 }
 
@@ -108,20 +115,23 @@ fn a_compression_that_nobody_knows_is_refused() {
 #[test]
 fn a_batch_of_a_transaction_is_refused() {
     let (_directory, mut broker) = broker("");
-    for attributes in [0x10i16, 0x20] {
+    for (attributes, expected) in [
+        (0x10i16, ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED),
+        (0x20, ErrorCode::INVALID_RECORD),
+    ] {
         let batch = with_bytes(21, &attributes.to_be_bytes(), true);
-        assert_refused(&mut broker, batch, ErrorCode::INVALID_RECORD);
+        assert_refused(&mut broker, batch, expected);
     }
 }
 
 #[test]
 fn bytes_that_are_no_batch_are_refused() {
     let (_directory, mut broker) = broker("");
-    assert_refused(&mut broker, vec![0; 16], ErrorCode::CORRUPT_MESSAGE);
+    assert_refused(&mut broker, vec![0; 16], ErrorCode::INVALID_RECORD);
     assert_refused(
         &mut broker,
         batch_of(&[b"half"])[..40].to_vec(),
-        ErrorCode::CORRUPT_MESSAGE,
+        ErrorCode::INVALID_RECORD,
     );
 }
 
@@ -171,9 +181,10 @@ fn an_illegal_topic_name_is_an_invalid_topic() {
             "CreateTopics of {name:?}"
         );
         let answer = client.produce(name, 0, batch_of(&[b"nowhere"]));
+        // As Kafka, which only knows that there is none.
         assert_eq!(
             answer.error_code,
-            ErrorCode::INVALID_TOPIC_EXCEPTION,
+            ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
             "Produce to {name:?}"
         );
     }

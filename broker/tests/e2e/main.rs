@@ -10,6 +10,7 @@ mod failing_disk;
 mod fetch_sessions;
 mod full_disk;
 mod hostile;
+mod kafkas_answers;
 mod kafkas_ways;
 mod kill;
 mod memory;

@@ -62,6 +62,7 @@ pub fn all() -> Vec<(&'static str, Bytes)> {
         ("snappy", compressed(&[TIME, TIME + 1], Compression::Snappy)),
         ("lz4", compressed(&[TIME, TIME + 1], Compression::Lz4)),
         ("zstd", compressed(&[TIME, TIME + 1], Compression::Zstd)),
+        ("rubbish that claims to be gzip", with(&three, 21, &1i16.to_be_bytes())),
         ("bad CRC", bad_crc.into()),
         ("no bytes", Bytes::new()),
         ("ten bytes", three.slice(..10)),
@@ -113,17 +114,7 @@ const FIELDS: &[(usize, &[&[u8]])] = &[
     (16, &[&[0], &[1], &[3], &[255]]),
     (
         21,
-        &[
-            &[0, 8],
-            &[0, 16],
-            &[0, 32],
-            &[0, 64],
-            &[0, 128],
-            &[128, 0],
-            &[0, 7],
-            &[0, 1],
-            &[0, 4],
-        ],
+        &[&[0, 8], &[0, 16], &[0, 32], &[0, 64], &[0, 128], &[128, 0], &[0, 7]],
     ),
     (23, &[&[0; 4], &[0, 0, 0, 1], &[255; 4], &[127, 255, 255, 255]]),
     (27, &[&[0; 8], &[255; 8], &[127, 255, 255, 255, 255, 255, 255, 255]]),
@@ -139,11 +130,13 @@ const BYTES: [u8; 10] = [0, 1, 2, 3, 4, 0x3f, 0x7e, 0x7f, 0x80, 0xff];
 /// A batch of this draw: one of the table, a sound one, or one that was changed in a place or two under a right CRC.
 pub fn drawn(draw: u64, producer: i64) -> Bytes {
     let mut random = Sampler::new(draw);
+    let mut compresses = false;
     let sound = match random.below(4) {
         0 => idempotent(producer, 0, random.below(4) as i32, 1 + random.below(3) as i64),
         1 => plain(1 + random.below(20) as i64),
         2 => {
-            let all = all();
+            let mut all = all();
+            all.retain(|(label, _)| !label.contains("offset delta 5") && !label.contains("rubbish"));
             return all[random.below(all.len() as u64) as usize].1.clone();
         }
         _ => {
@@ -153,6 +146,7 @@ pub fn drawn(draw: u64, producer: i64) -> Bytes {
                 Compression::Lz4,
                 Compression::Zstd,
             ];
+            compresses = true;
             let times: Vec<i64> = (0..1 + random.below(5))
                 .map(|_| TIME + random.below(9) as i64)
                 .collect();
@@ -160,7 +154,9 @@ pub fn drawn(draw: u64, producer: i64) -> Bytes {
         }
     };
     let mut batch = sound;
-    for _ in 0..random.below(3) {
+    // What is compressed is not looked at here (docs/decisions/0019); a case of the table says so.
+    let changes = if compresses { 0 } else { random.below(3) };
+    for _ in 0..changes {
         let at = RECORDS_AT + random.below((batch.len() - RECORDS_AT) as u64) as usize;
         batch = match random.below(3) {
             0 => with(&batch, at, &[BYTES[random.below(BYTES.len() as u64) as usize]]),

@@ -3,6 +3,7 @@
 //! A conversation is a script: joins, syncs, fencing, static members, rebalances, commits at wrong moments. Both brokers
 //! hear the same; ids that they give out are learnt under aliases.
 
+use super::report::Verdict;
 use super::side::Names;
 use super::Judge;
 use bytes::Bytes;
@@ -20,7 +21,7 @@ const MEMBERS: u64 = 3;
 
 /// All conversations: the scripts once in each set of versions, then that many drawn ones of each protocol.
 pub fn run(judge: &mut Judge, rounds: u64) {
-    super::cases::until_coordinated(judge, "groups");
+    super::cases::until_coordinated(judge);
     judge.topic("grouped", 3, &[]);
     for (name, script) in SCRIPTS {
         for back in 0..4 {
@@ -29,6 +30,7 @@ pub fn run(judge: &mut Judge, rounds: u64) {
                 judge: &mut *judge,
                 group,
                 back,
+                differs: false,
             };
             script(&mut talk);
         }
@@ -56,6 +58,8 @@ struct Talk<'a> {
     judge: &'a mut Judge,
     group: String,
     back: i16,
+    /// Whether any answer differed: what follows would report the same fault again.
+    differs: bool,
 }
 
 impl Talk<'_> {
@@ -70,7 +74,9 @@ impl Talk<'_> {
         M::Response: std::fmt::Debug + Clone + 'static,
     {
         let (version, label) = (self.version::<M>(from), format!("{}: {label}", self.group));
-        self.judge.ask(&label, version, request)
+        let answers = self.judge.ask(&label, version, request);
+        self.differs |= answers.verdict != Verdict::Same;
+        answers
     }
 
     fn join_request(&self, names: &Names, member: &str, instance: Option<&str>) -> JoinGroupRequest {
@@ -105,6 +111,7 @@ impl Talk<'_> {
     fn receive_join(&mut self, label: &str, member: &str, asked: super::Asked<JoinGroupRequest>) {
         let label = format!("{}: {label}", self.group);
         let answers = self.judge.receive(&label, asked);
+        self.differs |= answers.verdict != Verdict::Same;
         let member = alias(&self.group, member);
         self.judge.learn(&answers, |answer, names| {
             if !answer.member_id.is_empty() {
@@ -234,6 +241,7 @@ impl Talk<'_> {
             change(&mut request);
             request
         });
+        self.differs |= answers.verdict != Verdict::Same;
         self.judge.learn(&answers, |answer, names| {
             if answer.error_code.0 == 0 {
                 names
@@ -494,9 +502,13 @@ fn drawn_classic(judge: &mut Judge, round: u64) {
         judge,
         group: format!("drawn-{round}"),
         back,
+        differs: false,
     };
     talk.introduce("m0");
     for _ in 0..STEPS {
+        if talk.differs {
+            return;
+        }
         let member = format!("m{}", random.below(MEMBERS));
         match random.below(10) {
             // Only the first member ever joins: others would have to wait for each other.
@@ -525,8 +537,16 @@ fn drawn_consumer(judge: &mut Judge, round: u64) {
         judge,
         group: format!("drawn-consumer-{round}"),
         back: 0,
+        differs: false,
     };
     for _ in 0..STEPS {
+        if talk.differs {
+            // Tools list all groups: this one must not differ there, too.
+            let members: Vec<String> = (0..MEMBERS).map(|at| alias(&talk.group, &format!("m{at}"))).collect();
+            let group = talk.group.clone();
+            talk.judge.end_consumers(&group, &members);
+            return;
+        }
         let member = format!("m{}", random.below(MEMBERS));
         let epoch = match random.below(8) {
             0 | 1 => Some(0),

@@ -196,6 +196,23 @@ impl Judge {
         }
     }
 
+    /// Has all members leave a group of the consumer protocol. Nothing is compared.
+    pub fn end_consumers(&mut self, group: &str, members: &[String]) {
+        for side in [&mut self.kafka, &mut self.ours] {
+            for member in members {
+                let leave = ConsumerGroupHeartbeatRequest {
+                    group_id: group.to_string(),
+                    member_id: side.names.text(member),
+                    member_epoch: -1,
+                    rebalance_timeout_ms: -1,
+                    ..Default::default()
+                };
+                side.send(CONTROL, &encoded(1, 1, &leave));
+                side.receive(CONTROL);
+            }
+        }
+    }
+
     /// Forgets what an alias stands for.
     pub fn forget_text(&mut self, alias: &str) {
         self.kafka.names.texts.remove(alias);

@@ -29,7 +29,6 @@ const PLACES_AND_TIMES: &[&str] = &[
     "log_dir",
     "total_bytes",
     "usable_bytes",
-    "partition_size",
     "base_offset",
 ];
 
@@ -47,6 +46,7 @@ const NOT_COMPARED: &[&str] = &[
     "brokers",
     "rack",
     "heartbeat_interval_ms",
+    "partition_size",
     "node_endpoints",
     "finalized_features_epoch",
 ];
@@ -126,10 +126,32 @@ fn normal_value(name: &str, value: Tree, names: &Names) -> Tree {
             if name != "records" {
                 items.sort_by_cached_key(identity);
             }
+            if name == "responses" {
+                items = merged(items);
+            }
             Tree::List(items)
         }
         Tree::Atom(text) => Tree::Atom(normal_atom(name, text, names)),
     }
+}
+
+/// Entries of one topic as one: Kafka's Fetch answers partitions that failed before the others.
+fn merged(items: Vec<Tree>) -> Vec<Tree> {
+    let mut merged: Vec<Tree> = Vec::new();
+    for item in items {
+        if let (Some(Tree::Struct(last)), Tree::Struct(fields)) = (merged.last_mut(), &item) {
+            let same = last.get("topic") == fields.get("topic") && last.get("topic_id") == fields.get("topic_id");
+            if let (true, Some(Tree::List(known)), Some(Tree::List(more))) =
+                (same, last.get_mut("partitions"), fields.get("partitions"))
+            {
+                known.extend(more.iter().cloned());
+                known.sort_by_cached_key(identity);
+                continue;
+            }
+        }
+        merged.push(item);
+    }
+    merged
 }
 
 /// What an item is about, whatever is said of it: items of both sides are paired by that.
@@ -142,6 +164,7 @@ fn identity(item: &Tree) -> String {
         "topic_id",
         "group_id",
         "key",
+        "resource_type",
         "resource_name",
         "partition_index",
         "partition",
@@ -215,14 +238,49 @@ pub fn differ(path: &str, kafka: &Tree, ours: &Tree, found: &mut Vec<(String, St
                 }
             }
         }
+        (Tree::List(theirs), Tree::List(own)) if theirs.len() != own.len() && lists_internal(theirs, own) => {
+            let both = |item: &&Tree| !is_internal(item) || own.contains(item);
+            let theirs = theirs.iter().filter(both).cloned().collect();
+            differ(path, &Tree::List(theirs), ours, found);
+        }
         (Tree::List(theirs), Tree::List(own)) if theirs.len() == own.len() => {
             for (theirs, own) in theirs.iter().zip(own) {
-                differ(path, theirs, own, found);
+                differ(&of_item(path, theirs), theirs, own, found);
             }
         }
         _ if kafka == ours => {}
         _ => found.push((path.to_string(), text(kafka), text(ours))),
     }
+}
+
+/// The path of an item: settings are told apart by their names.
+fn of_item(path: &str, item: &Tree) -> String {
+    match item {
+        Tree::Struct(fields) if path.ends_with("configs") => match fields.get("name") {
+            Some(Tree::Atom(name)) => format!("{path}[{}]", name.trim_matches('"')),
+            _ => path.to_string(),
+        },
+        _ => path.to_string(),
+    }
+}
+
+/// Topics that Kafka keeps for itself, and lists where it lists all.
+const INTERNAL: &[&str] = &["__consumer_offsets", "__transaction_state", "__share_group_state"];
+
+/// Whether this is a topic of Kafka's own. The same holds for a group that nobody has joined yet: Kafka lists it once
+/// something else was written where its offsets would be.
+fn is_internal(item: &Tree) -> bool {
+    let Tree::Struct(fields) = item else { return false };
+    let text = |field| match fields.get(field) {
+        Some(Tree::Atom(text)) => text.trim_matches('"'),
+        _ => "absent",
+    };
+    INTERNAL.contains(&text("name")) || INTERNAL.contains(&text("topic")) || text("protocol_type").is_empty()
+}
+
+/// Whether Kafka lists something of its own that this broker does not have.
+fn lists_internal(theirs: &[Tree], own: &[Tree]) -> bool {
+    theirs.iter().any(|item| is_internal(item) && !own.contains(item))
 }
 
 /// A value in one line.

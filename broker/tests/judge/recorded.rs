@@ -16,9 +16,12 @@ const RECORDED_TOPICS: &[&str] = &["by-administer", "java-3", "kcat"];
 /// APIs whose requests wait for other members.
 const WAITING: &[ApiKey] = &[ApiKey::JoinGroup, ApiKey::SyncGroup];
 
+/// How long Kafka's brokers may take to follow its controller.
+const SETTLING: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// Sends every request of every fixture.
 pub fn run(judge: &mut Judge) {
-    super::cases::until_coordinated(judge, "recorded");
+    super::cases::until_coordinated(judge);
     for topic in RECORDED_TOPICS {
         judge.topic(topic, 1, &[]);
     }
@@ -35,6 +38,9 @@ pub fn run(judge: &mut Judge) {
             if let [version, "request", speaker, hex] = line.split(' ').collect::<Vec<_>>()[..] {
                 let version = version.parse().expect("a version is a number");
                 send(judge, api, version, speaker, unhex(hex));
+                if matches!(api, ApiKey::CreateTopics | ApiKey::DeleteTopics) {
+                    std::thread::sleep(SETTLING);
+                }
             }
         }
     }

@@ -34,12 +34,15 @@ struct Pair {
     smallest: String,
 }
 
+/// By Kafka's value and ours.
+type Pairs = BTreeMap<(String, String), Pair>;
+
 /// The counts of a run.
 #[derive(Debug, Default)]
 pub struct Report {
     apis: BTreeMap<&'static str, PerApi>,
     /// By API and field, then by both values.
-    failing: BTreeMap<(&'static str, String), BTreeMap<(String, String), Pair>>,
+    failing: BTreeMap<(&'static str, String), Pairs>,
     meant: BTreeSet<usize>,
 }
 
@@ -61,8 +64,13 @@ impl Report {
         counts.compared += 1;
         counts.differing += u64::from(!differences.is_empty());
         let mut verdict = Verdict::Same;
+        let request = if differences.is_empty() {
+            String::new()
+        } else {
+            request()
+        };
         for difference in differences {
-            match meant::find(&difference) {
+            match meant::find(&difference, &request) {
                 Some(at) => {
                     self.meant.insert(at);
                     if verdict == Verdict::Same {
@@ -73,14 +81,13 @@ impl Report {
                     verdict = Verdict::Differs;
                     let field = self.failing.entry((difference.api, difference.path)).or_default();
                     let values = (shortened(difference.kafka), shortened(difference.ours));
-                    let request = request();
                     let pair = field.entry(values).or_insert_with(|| Pair {
                         count: 0,
                         smallest: request.clone(),
                     });
                     pair.count += 1;
                     if request.len() < pair.smallest.len() {
-                        pair.smallest = request;
+                        pair.smallest.clone_from(&request);
                     }
                 }
             }

@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// How long an answer may take before the broker counts as silent. Requests here wait for at most a few seconds.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(12);
 
 /// What became of a request.
 #[derive(Debug, Clone, PartialEq)]

@@ -199,6 +199,15 @@ fields! {
     }
 }
 
+fields! {
+    version 1;
+    /// What is set on a group.
+    pub struct GroupConfigRecord {
+        /// By Kafka's names; what is not here has its default.
+        pub configs: BTreeMap<String, String>,
+    }
+}
+
 impl StreamRecord {
     /// Two parts of the stream that claim the same slots, each as first and last slot; `None` in a sound record. Merged
     /// objects are in slot order, lie before `first_live_seq` and share no slot: a slot that counts twice would give its

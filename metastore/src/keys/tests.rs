@@ -28,6 +28,10 @@ fn keys_are_spelled_as_documented() {
             group_slot("a/b%")
         )
     );
+    assert_eq!(
+        spelled(Key::GroupConfig("a/b%".into())),
+        "/kafscale/v1/group-configs/a%2Fb%25"
+    );
     assert_eq!(spelled(Key::Coordinator(7)), "/kafscale/v1/coordinators/07");
 }
 

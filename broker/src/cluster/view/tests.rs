@@ -86,6 +86,7 @@ fn view() -> ClusterView {
     view.replace(Part::Topics, &[topic("a", TopicId([1; 16])), topic("t", TOPIC)]);
     view.replace(Part::Partitions, &[partition(TOPIC, 1)]);
     view.replace(Part::Deleted, &[]);
+    view.replace(Part::GroupConfigs, &[]);
     view
 }
 

@@ -28,8 +28,9 @@ impl Group {
             client_id: member.client_id.clone(),
             client_host: member.client_host.clone(),
             subscribed_topic_names: member.topics.iter().cloned().collect(),
-            subscribed_topic_regex: member.regex.clone(),
-            assignment: described(&member.assigned, image),
+            subscribed_topic_regex: Some(member.regex.clone().unwrap_or_default()),
+            // What a member has not given up yet is still its own.
+            assignment: described(&union(&member.assigned, &member.revoking), image),
             target_assignment: described(&member.target, image),
             member_type: if member.classic.is_some() { CLASSIC } else { CONSUMER },
         });
@@ -45,12 +46,28 @@ impl Group {
     }
 }
 
+fn union(one: &Assignment, other: &Assignment) -> Assignment {
+    let mut both = one.clone();
+    for (topic_id, partitions) in other {
+        both.entry(*topic_id).or_default().extend(partitions);
+    }
+    both
+}
+
 /// What is said of a group that is none of these.
 pub fn not_described(group_id: &str, message: String) -> DescribedConsumerGroup {
     DescribedConsumerGroup {
         error_code: ErrorCode::GROUP_ID_NOT_FOUND,
         error_message: Some(message),
         group_id: group_id.to_string(),
+        ..DescribedConsumerGroup::default()
+    }
+}
+
+/// What is said of the group without a name, which no consumer can be in.
+pub fn without_id() -> DescribedConsumerGroup {
+    DescribedConsumerGroup {
+        error_code: ErrorCode::INVALID_GROUP_ID,
         ..DescribedConsumerGroup::default()
     }
 }

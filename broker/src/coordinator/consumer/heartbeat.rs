@@ -24,6 +24,15 @@ const JOINS: i32 = 0;
 /// The epoch of a heartbeat that leaves for good (KIP-848).
 const LEAVES: i32 = -1;
 
+/// The setting of a group that says how long a member may be silent.
+pub const SESSION_TIMEOUT_MS: &str = "consumer.session.timeout.ms";
+
+/// The setting of a group that says how often members give a sign of life.
+pub const HEARTBEAT_INTERVAL_MS: &str = "consumer.heartbeat.interval.ms";
+
+/// The epoch of a group before its first member has joined: the member's is the next.
+const FIRST_EPOCH: i32 = 1;
+
 /// A compiled regular expression may take this many bytes: clients choose it.
 const REGEX_BYTES_MAX: usize = 1 << 20;
 
@@ -120,11 +129,9 @@ pub fn check(heartbeat: &ConsumerHeartbeat) -> Result<(), Refusal> {
             return Err(Refusal::new(ErrorCode::UNSUPPORTED_ASSIGNOR, message));
         }
     }
-    if let Some(regex) = request
-        .subscribed_topic_regex
-        .as_ref()
-        .filter(|regex| !regex.is_empty())
-    {
+    // Who leaves subscribes to nothing.
+    let regex = request.subscribed_topic_regex.as_ref();
+    if let Some(regex) = regex.filter(|regex| !regex.is_empty() && request.member_epoch >= JOINS) {
         if let Err(error) = compile(regex) {
             let message = format!("SubscribedTopicRegex {regex:?} is not valid: {error}");
             return Err(Refusal::new(ErrorCode::INVALID_REGULAR_EXPRESSION, message));
@@ -180,7 +187,7 @@ impl Group {
         if !unchanged {
             return None;
         }
-        let response = response(ctx, &request.member_id, member, says_everything(request));
+        let response = response(ctx, &self.id, &request.member_id, member, says_everything(request));
         self.restart_session(ctx, &request.member_id);
         Some(response)
     }
@@ -214,7 +221,9 @@ impl Group {
         if changed || topics_hash(&state, ctx.image) != state.topics_hash {
             bump(&mut state, ctx.image);
         }
-        if state.epoch > state.target_epoch {
+        // As Kafka: who leaves makes a new epoch, and the next one that stays has it assigned.
+        let somebody_stays = entered.iter().any(|(_, _, step)| step.before.is_some());
+        if somebody_stays && state.epoch > state.target_epoch {
             assign(&mut state, ctx.image);
         }
         let mut replies = Vec::with_capacity(entered.len());
@@ -278,7 +287,7 @@ impl Group {
     pub fn restart_session(&mut self, ctx: &Ctx, member_id: &str) {
         let member = self.consumer.as_ref().and_then(|state| state.members.get(member_id));
         if let (Some(member), Some(session)) = (member, self.sessions.get_mut(member_id)) {
-            session.deadline = ctx.deadline(session_ms(ctx, member));
+            session.deadline = ctx.deadline(session_ms(ctx, &self.id, member));
         }
     }
 
@@ -291,7 +300,7 @@ impl Group {
         self.sessions.retain(|id, _| state.members.contains_key(id));
         for (id, member) in &state.members {
             let session = self.sessions.entry(id.clone()).or_insert_with(|| Session {
-                deadline: ctx.deadline(session_ms(ctx, member)),
+                deadline: ctx.deadline(session_ms(ctx, &self.id, member)),
                 revoke_by: None,
             });
             // A classic member gets on by joining again.
@@ -357,19 +366,24 @@ impl Group {
             };
             return self.upgraded(image).ok_or_else(refusal);
         }
+        // Numbers go on: a commit of a generation long past must not look like one of an epoch. A group that is new begins
+        // where Kafka's does.
+        let epoch = self.generation().max(FIRST_EPOCH);
         Ok(ConsumerState {
-            // Numbers go on: a commit of a generation long past must not look like one of an epoch.
-            epoch: self.generation(),
-            target_epoch: self.generation(),
+            epoch,
+            target_epoch: epoch,
             ..ConsumerState::default()
         })
     }
 }
 
-fn session_ms(ctx: &Ctx, member: &ConsumerMember) -> u64 {
+fn session_ms(ctx: &Ctx, group: &str, member: &ConsumerMember) -> u64 {
     let classic = member.classic.as_ref();
     let session_ms = classic.and_then(|classic| u64::try_from(classic.session_timeout_ms).ok());
-    session_ms.unwrap_or(ctx.config.consumer_session_timeout_ms)
+    let of_group = || ctx.image.group_number(group, SESSION_TIMEOUT_MS);
+    session_ms
+        .or_else(of_group)
+        .unwrap_or(ctx.config.consumer_session_timeout_ms)
 }
 
 /// Whether a heartbeat carries all that there is to say, and wants to hear all.
@@ -379,11 +393,13 @@ fn says_everything(request: &ConsumerGroupHeartbeatRequest) -> bool {
         || (request.rebalance_timeout_ms >= 0 && subscribes && request.topic_partitions.is_some())
 }
 
-fn response(ctx: &Ctx, member_id: &str, member: &ConsumerMember, with_assignment: bool) -> GroupReply {
+fn response(ctx: &Ctx, group: &str, member_id: &str, member: &ConsumerMember, with_assignment: bool) -> GroupReply {
+    let of_group = ctx.image.group_number(group, HEARTBEAT_INTERVAL_MS);
+    let interval_ms = of_group.and_then(|interval_ms| i32::try_from(interval_ms).ok());
     GroupReply::ConsumerHeartbeat(ConsumerGroupHeartbeatResponse {
         member_id: Some(member_id.to_string()),
         member_epoch: member.epoch,
-        heartbeat_interval_ms: ctx.config.consumer_heartbeat_interval_ms,
+        heartbeat_interval_ms: interval_ms.unwrap_or(ctx.config.consumer_heartbeat_interval_ms),
         assignment: with_assignment.then(|| HeartbeatAssignment {
             topic_partitions: to_wire(&member.assigned),
         }),
@@ -437,7 +453,7 @@ fn go_on(
     let with_assignment = says_everything(request) || member.assigned != before.assigned;
     let reply = match &member.classic {
         Some(classic) => mixed::joined(id, &member, classic),
-        None => response(ctx, id, &member, with_assignment),
+        None => response(ctx, &request.group_id, id, &member, with_assignment),
     };
     state.put(id, member);
     reply

@@ -13,8 +13,10 @@ mod reconcile;
 mod state;
 
 pub use assignor::Assignor;
-pub use describe::not_described;
-pub use heartbeat::{check, refused, subscribed_topics, ConsumerHeartbeat, Session};
+pub use describe::{not_described, without_id};
+pub use heartbeat::{
+    check, refused, subscribed_topics, ConsumerHeartbeat, Session, HEARTBEAT_INTERVAL_MS, SESSION_TIMEOUT_MS,
+};
 #[cfg(test)]
 pub use state::{Assignment, ClassicMember, LEFT_FOR_A_WHILE};
 pub use state::{ConsumerMember, ConsumerState, MemberPhase, KIND_CONSUMER};

@@ -188,27 +188,27 @@ fn one_member_gets_everything_and_a_second_one_its_half_once_the_first_gave_it_u
     let mut world = world();
     let mut a = Client::new("a", &["t"]);
     a.beat(&mut world);
-    assert_eq!((a.epoch, a.has(7)), (1, vec![0, 1, 2, 3]));
+    assert_eq!((a.epoch, a.has(7)), (2, vec![0, 1, 2, 3]), "Kafka begins there, too");
     let mut b = Client::new("b", &["t"]);
     b.beat(&mut world);
-    assert_eq!((b.epoch, b.has(7).len()), (2, 0), "nothing is free");
+    assert_eq!((b.epoch, b.has(7).len()), (3, 0), "nothing is free");
     assert_eq!(described(&mut world).group_state, "Reconciling");
     a.beat(&mut world);
     assert_eq!(
         (a.epoch, a.has(7).len()),
-        (1, 2),
+        (2, 2),
         "told to give up half, still in the old epoch"
     );
     b.beat(&mut world);
     assert_eq!(b.has(7).len(), 0, "it has not been given up yet");
     a.beat(&mut world);
-    assert_eq!(a.epoch, 2);
+    assert_eq!(a.epoch, 3);
     b.beat(&mut world);
     assert_eq!(b.has(7).len(), 2);
     let group = described(&mut world);
     assert_eq!(
         (group.group_state.as_str(), group.group_epoch, group.assignment_epoch),
-        ("Stable", 2, 2)
+        ("Stable", 3, 3)
     );
     assert_eq!(group.assignor_name, "uniform");
     assert_eq!(group.members[0].assignment.topic_partitions[0].topic_name, "t");
@@ -243,7 +243,7 @@ fn heartbeats_that_wait_for_a_write_share_the_next_one() {
     assert!(world.writes.is_empty());
     clients.iter_mut().for_each(|client| client.listen(&mut world));
     assert!(clients.iter().all(|client| client.epoch > 0));
-    assert_eq!(described(&mut world).group_epoch, 2);
+    assert_eq!(described(&mut world).group_epoch, 3);
 }
 
 #[test]
@@ -307,15 +307,15 @@ fn a_lost_answer_is_told_again_and_an_older_epoch_is_fenced() {
     for _ in 0..3 {
         round(&mut world, &mut [&mut a, &mut b]);
     }
-    assert_eq!(a.epoch, 2);
-    // The answer with epoch 2 was lost; it has given up what it was told to.
+    assert_eq!(a.epoch, 3);
+    // The answer with epoch 3 was lost; it has given up what it was told to.
     let mut again = Client {
-        epoch: 1,
+        epoch: 2,
         full: true,
         ..a.clone()
     };
     again.beat(&mut world);
-    assert_eq!((again.epoch, again.fenced, again.has(7)), (2, None, a.has(7)));
+    assert_eq!((again.epoch, again.fenced, again.has(7)), (3, None, a.has(7)));
     // Somebody who still has what was given away.
     let mut late = Client { full: true, ..old };
     late.beat(&mut world);
@@ -371,7 +371,7 @@ fn a_topic_that_comes_or_grows_reaches_the_members() {
     assert_eq!(a.has(7).len(), 4);
     world.groups.set_image(image(&[("t", 7, 6), ("later", 9, 1)]));
     a.beat(&mut world);
-    assert_eq!((a.epoch, a.has(7).len(), a.has(9)), (2, 6, vec![0]));
+    assert_eq!((a.epoch, a.has(7).len(), a.has(9)), (3, 6, vec![0]));
     world.groups.set_image(image(&[("t", 7, 6)]));
     a.beat(&mut world);
     assert_eq!((a.has(7).len(), a.has(9).len()), (6, 0));
@@ -453,11 +453,11 @@ fn offsets_are_committed_in_the_members_epoch_and_no_other() {
     let mut world = world();
     let (mut a, mut b) = (Client::new("a", &["t"]), Client::new("b", &["t"]));
     a.beat(&mut world);
-    let token = world.commit(1, "a", 5);
+    let token = world.commit(2, "a", 5);
     assert_eq!(world.committed(token), [ErrorCode::NONE]);
     let token = world.commit(0, "a", 6);
     assert_eq!(world.committed(token), [ErrorCode::STALE_MEMBER_EPOCH]);
-    let token = world.commit(1, "b", 6);
+    let token = world.commit(2, "b", 6);
     assert_eq!(world.committed(token), [ErrorCode::UNKNOWN_MEMBER_ID]);
     let token = world.commit(-1, "", 6);
     assert_eq!(
@@ -467,7 +467,7 @@ fn offsets_are_committed_in_the_members_epoch_and_no_other() {
     );
     let old_version = Commit {
         knows_epochs: false,
-        ..commit_of(1, "a", &[(0, 6)])
+        ..commit_of(2, "a", &[(0, 6)])
     };
     let token = world.ask(GroupRequest::Commit(old_version));
     assert_eq!(world.committed(token), [ErrorCode::UNSUPPORTED_VERSION]);
@@ -483,7 +483,7 @@ fn offsets_are_committed_in_the_members_epoch_and_no_other() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(fetch(&mut world, 1), (ErrorCode::NONE, 1));
+    assert_eq!(fetch(&mut world, 2), (ErrorCode::NONE, 1));
     assert_eq!(fetch(&mut world, 0), (ErrorCode::STALE_MEMBER_EPOCH, 0));
     for _ in 0..3 {
         round(&mut world, &mut [&mut a, &mut b]);
@@ -506,22 +506,22 @@ fn a_commit_that_a_heartbeat_overtook_counts_for_what_the_member_has_kept() {
     for _ in 0..3 {
         round(&mut world, &mut [&mut a, &mut b]);
     }
-    assert_eq!(a.epoch, 2);
+    assert_eq!(a.epoch, 3);
     let kept = a.has(7)[0];
     let lost = b.has(7)[0];
     let commit = |world: &mut World, epoch, partition| {
         let token = world.ask(GroupRequest::Commit(commit_of(epoch, "a", &[(partition, 5)])));
         world.committed(token)[0]
     };
-    assert_eq!(commit(&mut world, 1, kept), ErrorCode::NONE);
-    assert_eq!(commit(&mut world, 1, lost), ErrorCode::STALE_MEMBER_EPOCH);
-    assert_eq!(commit(&mut world, 0, kept), ErrorCode::STALE_MEMBER_EPOCH);
+    assert_eq!(commit(&mut world, 2, kept), ErrorCode::NONE);
+    assert_eq!(commit(&mut world, 2, lost), ErrorCode::STALE_MEMBER_EPOCH);
+    assert_eq!(commit(&mut world, 1, kept), ErrorCode::STALE_MEMBER_EPOCH);
     b.leave(&mut world, -1);
     a.beat(&mut world);
-    assert_eq!((a.epoch, a.has(7).len()), (3, 4));
-    assert_eq!(commit(&mut world, 2, kept), ErrorCode::NONE);
+    assert_eq!((a.epoch, a.has(7).len()), (4, 4));
+    assert_eq!(commit(&mut world, 3, kept), ErrorCode::NONE);
     assert_eq!(
-        commit(&mut world, 2, lost),
+        commit(&mut world, 3, lost),
         ErrorCode::STALE_MEMBER_EPOCH,
         "it has only just come back"
     );
@@ -1160,8 +1160,22 @@ fn sessions_begin_anew_with_a_new_coordinator() {
     world.groups.set_image(image);
     world.pass(CONSUMER_SESSION_MS - 1);
     a.beat(&mut world);
-    assert_eq!((a.fenced, a.epoch), (None, 1));
+    assert_eq!((a.fenced, a.epoch), (None, 2));
     world.pass(CONSUMER_SESSION_MS + 1);
     a.beat(&mut world);
     assert_eq!(a.fenced, Some(ErrorCode::UNKNOWN_MEMBER_ID));
+}
+
+#[test]
+fn an_epoch_that_a_leaver_made_is_assigned_by_the_next_heartbeat_of_who_stays() {
+    let mut world = world();
+    let (mut a, mut b) = (Client::new("a", &["t"]), Client::new("b", &["t"]));
+    for _ in 0..3 {
+        round(&mut world, &mut [&mut a, &mut b]);
+    }
+    b.leave(&mut world, -1);
+    let group = described(&mut world);
+    assert_eq!((group.group_epoch, group.assignment_epoch), (4, 3), "as in Kafka");
+    a.beat(&mut world);
+    assert_eq!((a.epoch, a.has(7).len()), (4, 4));
 }

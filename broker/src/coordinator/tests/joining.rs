@@ -443,9 +443,11 @@ fn several_members_leave_at_once_and_each_gets_its_own_answer() {
 }
 
 #[test]
-fn leaving_a_group_that_does_not_exist_is_an_error_of_the_request() {
+fn leaving_a_group_that_does_not_exist_is_an_error_of_each_member() {
     let mut world = World::new();
-    assert_eq!(world.leave(&[("m", None)]).error_code, ErrorCode::UNKNOWN_MEMBER_ID);
+    let left = world.leave(&[("m", None)]);
+    assert_eq!(left.error_code, ErrorCode::NONE);
+    assert_eq!(left.members[0].error_code, ErrorCode::UNKNOWN_MEMBER_ID);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use kafscale_codec::messages::*;
 use kafscale_codec::types::TopicId;
 use kafscale_codec::wire::Records;
 use plan::{Plan, Refused};
-use session::{Partition, Reading, Told, TopicName, TOLD_NOTHING};
+use session::{Partition, Reading, Told, TopicName, TOLD_NOTHING, TOPIC_IDS_SINCE};
 use std::time::Duration;
 
 /// No request waits longer, whatever it says.
@@ -28,6 +28,12 @@ const WAIT_MAX_MS: i32 = 600_000;
 /// The first version whose answers say where else a partition is (KIP-951). The field is older, but librdkafka 2.15
 /// crashes on a hint for a topic whose id is zero, so none before ids are sent.
 const LEADER_HINTS_SINCE: i16 = 16;
+
+/// `isolation_level` of a client that reads everything.
+const READ_UNCOMMITTED: i8 = 0;
+
+/// `isolation_level` of a client that reads what is committed: everything, since there are no transactions.
+const READ_COMMITTED: i8 = 1;
 
 /// How much is wanted, and how long that may take.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +45,10 @@ struct Limits {
 
 pub(super) fn handle(context: Context, mut request: FetchRequest) -> Reply {
     let (node, version) = (context.node.clone(), context.version());
+    let isolation = request.isolation_level;
+    // As Kafka, which finds out when there is something to read.
+    let unreadable = !matches!(isolation, READ_UNCOMMITTED | READ_COMMITTED);
+    let original = unreadable.then(|| request.clone());
     let connection = context.client.fetch_session.clone();
     let mut reading = match connection.open(&node.fetch_sessions, &mut request, version) {
         Ok(reading) => reading,
@@ -57,8 +67,13 @@ pub(super) fn handle(context: Context, mut request: FetchRequest) -> Reply {
         wait: Duration::from_millis(request.max_wait_ms.clamp(0, WAIT_MAX_MS) as u64),
     };
     context.later(async move {
+        if let Some(original) = original {
+            if Plan::of(&node, &mut reading).finds_any() {
+                return refused(original, version, ErrorCode::UNKNOWN_SERVER_ERROR);
+            }
+        }
         let results = read(&node, &mut reading, limits).await;
-        let response = response(&mut reading, results, version);
+        let response = response(&mut reading, results, version, isolation == READ_COMMITTED);
         connection.keep(reading);
         response
     })
@@ -69,6 +84,7 @@ async fn read(node: &Node, reading: &mut Reading, limits: Limits) -> Vec<FetchRe
     let deadline = node.runtime.now() + limits.wait;
     loop {
         let mut results = gather(node, reading, limits.bytes_max).await;
+        refuse_less_than_nothing(reading, &mut results);
         let (bytes, any_error) = cut(reading, &mut results, limits.bytes_max);
         let nothing_to_wait_for = reading.plan.as_ref().is_none_or(|plan| plan.shards.is_empty());
         let enough = bytes >= limits.bytes_min || any_error || nothing_to_wait_for;
@@ -126,6 +142,16 @@ async fn gather(node: &Node, reading: &mut Reading, max_bytes: usize) -> Vec<Fet
     results
 }
 
+/// As Kafka, whose log refuses to read a negative number of bytes, where there is something to read.
+fn refuse_less_than_nothing(reading: &Reading, results: &mut [FetchResult]) {
+    for (partition, result) in reading.partitions.iter().zip(results) {
+        let has_more = result.error == ErrorCode::NONE && result.high_watermark > partition.offset;
+        if partition.wants_less_than_nothing && has_more {
+            *result = FetchResult::error(ErrorCode::UNKNOWN_SERVER_ERROR);
+        }
+    }
+}
+
 /// Leaves records beyond `max_bytes` for the next request, which begins with their partition. Returns the bytes, and
 /// whether any partition has an error.
 fn cut(reading: &mut Reading, results: &mut [FetchResult], max_bytes: usize) -> (usize, bool) {
@@ -166,7 +192,30 @@ async fn wait_for_more(node: &Node, reading: &Reading, found: &[FetchResult]) {
     let _ = notified.recv().await;
 }
 
-fn response(reading: &mut Reading, results: Vec<FetchResult>, version: i16) -> FetchResponse {
+/// The answer to a request that cannot be worked on at all.
+fn refused(request: FetchRequest, version: i16, error_code: ErrorCode) -> FetchResponse {
+    let mut response = FetchResponse {
+        error_code,
+        session_id: request.session_id,
+        ..FetchResponse::default()
+    };
+    // Later versions cannot name the topics: their error is that of the whole.
+    if version < TOPIC_IDS_SINCE {
+        let partition = |asked: kafscale_codec::messages::FetchPartition| PartitionData {
+            aborted_transactions: Some(Vec::new()),
+            ..answer(asked.partition, FetchResult::error(error_code), false)
+        };
+        let topics = request.topics.into_iter().map(|topic| FetchableTopicResponse {
+            topic: topic.topic,
+            partitions: topic.partitions.into_iter().map(partition).collect(),
+            ..FetchableTopicResponse::default()
+        });
+        response.responses = topics.collect();
+    }
+    response
+}
+
+fn response(reading: &mut Reading, results: Vec<FetchResult>, version: i16, committed_only: bool) -> FetchResponse {
     let mut response = FetchResponse {
         session_id: reading.session_id(),
         ..FetchResponse::default()
@@ -178,7 +227,7 @@ fn response(reading: &mut Reading, results: Vec<FetchResult>, version: i16) -> F
         if !is_news(&mut partition.told, &result) && reading.only_changes {
             continue;
         }
-        let mut answer = answer(partition.index, result);
+        let mut answer = answer(partition.index, result, committed_only);
         if let Some((plan, leader)) = plan.and_then(|plan| Some((plan, plan.leader_elsewhere(at)?))) {
             hint(&mut answer, &mut response.node_endpoints, plan.image(), leader);
         }
@@ -220,18 +269,35 @@ fn entry(topic: &TopicName) -> FetchableTopicResponse {
     }
 }
 
-fn answer(partition: i32, result: FetchResult) -> PartitionData {
+fn answer(partition: i32, result: FetchResult, committed_only: bool) -> PartitionData {
+    if result.error != ErrorCode::NONE {
+        return PartitionData {
+            partition_index: partition,
+            error_code: result.error,
+            high_watermark: -1,
+            // As Kafka: null says that the log was looked at.
+            aborted_transactions: (!comes_from_log(result.error)).then(Vec::new),
+            records: Some(Records::default()),
+            ..PartitionData::default()
+        };
+    }
     PartitionData {
         partition_index: partition,
-        error_code: result.error,
         high_watermark: result.high_watermark,
         last_stable_offset: result.high_watermark,
         log_start_offset: result.log_start_offset,
-        // As Kafka: null says that transactions were not looked at, which an error does not.
-        aborted_transactions: (result.error != ErrorCode::NONE).then(Vec::new),
+        aborted_transactions: committed_only.then(Vec::new),
         records: Some(Records(result.records)),
         ..PartitionData::default()
     }
+}
+
+/// Whether Kafka finds this error where it reads the log, and not before.
+fn comes_from_log(error: ErrorCode) -> bool {
+    !matches!(
+        error,
+        ErrorCode::UNKNOWN_TOPIC_OR_PARTITION | ErrorCode::UNKNOWN_TOPIC_ID | ErrorCode::INCONSISTENT_TOPIC_ID
+    )
 }
 
 /// Says where else a partition is, and how to get there.

@@ -1,7 +1,7 @@
 //! Which shards have what a fetch reads.
 
-use super::session::{Reading, TopicName};
-use crate::cluster::image::{ClusterImage, Leader};
+use super::session::{Partition, Reading, TopicName};
+use crate::cluster::image::{ClusterImage, Leader, TopicImage};
 use crate::node::{find_topic, route, Node, Route, TopicRef};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_storage_engine::partition_log::PartitionKey;
@@ -51,10 +51,15 @@ impl Plan {
         for (at, partition) in reading.partitions.iter().enumerate() {
             let placed = topics[partition.topic as usize].and_then(|topic| {
                 let route = route(&image, node.config.broker_id, topic, partition.index)?;
-                Ok((route, topic.record.topic_id))
+                let refused = match route {
+                    Route::Here(_) => refusal(&image, topic, partition),
+                    Route::Elsewhere(_) => None,
+                };
+                Ok((route, topic.record.topic_id, refused))
             });
             let (error, leader) = match placed {
-                Ok((Route::Here(shard), topic_id)) => {
+                Ok((Route::Here(_), _, Some((error, leader)))) => (error, leader),
+                Ok((Route::Here(shard), topic_id, None)) => {
                     let key = PartitionKey {
                         topic_id,
                         partition: partition.index,
@@ -62,7 +67,7 @@ impl Plan {
                     shards.entry(shard).or_default().push((at, key));
                     continue;
                 }
-                Ok((Route::Elsewhere(leader), _)) => (ErrorCode::NOT_LEADER_OR_FOLLOWER, leader),
+                Ok((Route::Elsewhere(leader), ..)) => (ErrorCode::NOT_LEADER_OR_FOLLOWER, leader),
                 Err(error) => (error, None),
             };
             refused.push(Refused { at, error, leader });
@@ -77,8 +82,29 @@ impl Plan {
         self.refused[found].leader
     }
 
+    /// Whether any partition exists.
+    pub fn finds_any(&self) -> bool {
+        let known = |refused: &Refused| super::comes_from_log(refused.error);
+        !self.shards.is_empty() || self.refused.iter().any(known)
+    }
+
     /// The cluster that it was made for.
     pub fn image(&self) -> &ClusterImage {
         &self.image
     }
+}
+
+/// Why a partition that is here is not read, and who leads it if that is the reason. A wrong leader epoch comes first, and
+/// is found where the partition is.
+fn refusal(image: &ClusterImage, topic: &TopicImage, partition: &Partition) -> Option<(ErrorCode, Option<Leader>)> {
+    let leader = image.live_leader(topic, partition.index)?;
+    if partition.leader_epoch >= 0 && partition.leader_epoch != leader.leader_epoch {
+        return None;
+    }
+    if partition.by_follower {
+        // There are no followers.
+        return Some((ErrorCode::NOT_LEADER_OR_FOLLOWER, Some(leader)));
+    }
+    // No record can be of an epoch that has not begun (KIP-595).
+    (partition.last_fetched_epoch > leader.leader_epoch).then_some((ErrorCode::OFFSET_OUT_OF_RANGE, None))
 }

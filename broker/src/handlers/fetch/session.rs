@@ -11,7 +11,7 @@ use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::{FetchRequest, FetchTopic, ForgottenTopic};
 use kafscale_codec::types::TopicId;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// Partitions in the sessions of all connections of a shard. Beyond it fetches go on without sessions.
@@ -26,8 +26,19 @@ const INITIAL_EPOCH: i32 = 0;
 /// Epoch of a fetch that ends the session, or wants none.
 const FINAL_EPOCH: i32 = -1;
 
+/// The first version in which a follower says who it is in a structure of its own (KIP-903).
+const REPLICA_STATES_SINCE: i16 = 15;
+
 /// The first version that names topics by id (KIP-516).
-const TOPIC_IDS_SINCE: i16 = 13;
+pub(super) const TOPIC_IDS_SINCE: i16 = 13;
+
+/// What one request asks for.
+struct Asked {
+    topics: Vec<FetchTopic>,
+    by_id: bool,
+    by_follower: bool,
+    wants_less_than_nothing: bool,
+}
 
 /// A topic as the client names it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -61,6 +72,12 @@ pub(super) struct Partition {
     pub bytes_max: usize,
     /// The epoch that the client believes in, −1 if it does not say.
     pub leader_epoch: i32,
+    /// The epoch of the last record that a follower has, −1 if it does not say.
+    pub last_fetched_epoch: i32,
+    /// Asked for by a broker that would follow this one.
+    pub by_follower: bool,
+    /// A negative number of bytes is wanted.
+    pub wants_less_than_nothing: bool,
     pub told: Told,
 }
 
@@ -179,12 +196,22 @@ impl ConnectionSession {
     ) -> Result<Box<Reading>, ErrorCode> {
         let by_id = version >= TOPIC_IDS_SINCE;
         let topics = std::mem::take(&mut request.topics);
+        let replica_id = match version {
+            REPLICA_STATES_SINCE.. => request.replica_state.replica_id,
+            _ => request.replica_id,
+        };
+        let asked = Asked {
+            topics,
+            by_id,
+            by_follower: replica_id >= 0,
+            wants_less_than_nothing: request.max_bytes < 0,
+        };
         if let INITIAL_EPOCH | FINAL_EPOCH = request.session_epoch {
             if request.session_id == self.id.get() {
                 self.end();
             }
-            let mut reading = Box::new(Reading::alone(topics, by_id));
-            let wants_session = request.session_epoch == INITIAL_EPOCH && !reading.partitions.is_empty();
+            let mut reading = Box::new(Reading::alone(asked));
+            let wants_session = request.session_epoch == INITIAL_EPOCH;
             if wants_session && limit.has_room_for(reading.partitions.len()) {
                 self.end();
                 self.id.set(reading.begin_session(limit, by_id));
@@ -206,7 +233,7 @@ impl ConnectionSession {
         }
         let mut reading = kept.take().ok_or(ErrorCode::FETCH_SESSION_ID_NOT_FOUND)?;
         let forgotten = std::mem::take(&mut request.forgotten_topics_data);
-        if let Err(error) = reading.go_on(topics, &forgotten, by_id) {
+        if let Err(error) = reading.go_on(asked, &forgotten) {
             self.id.set(NO_SESSION);
             return Err(error);
         }
@@ -230,16 +257,44 @@ impl ConnectionSession {
 }
 
 impl Reading {
-    fn alone(topics: Vec<FetchTopic>, by_id: bool) -> Self {
+    fn alone(asked: Asked) -> Self {
         let mut reading = Reading::default();
-        for mut topic in topics {
+        for mut topic in asked.topics {
             let at = reading.topics.len() as u32;
             for wanted in &topic.partitions {
-                reading.partitions.push(partition(at, wanted));
+                reading.partitions.push(partition(
+                    at,
+                    wanted,
+                    (asked.by_follower, asked.wants_less_than_nothing),
+                ));
             }
-            reading.topics.push(name_of(&mut topic.topic, topic.topic_id, by_id));
+            reading
+                .topics
+                .push(name_of(&mut topic.topic, topic.topic_id, asked.by_id));
+        }
+        if reading.has_repetitions() {
+            reading.merge_repetitions();
         }
         reading
+    }
+
+    /// Whether a topic, or a partition of one, is named twice. Clients name them in order, or few of them.
+    fn has_repetitions(&self) -> bool {
+        let rises = |pair: &[Partition]| (pair[0].topic, pair[0].index) < (pair[1].topic, pair[1].index);
+        let mut partitions = HashSet::new();
+        let mut topics = HashSet::new();
+        self.topics.len() > 1 && !self.topics.iter().all(|topic| topics.insert(topic))
+            || !self.partitions.windows(2).all(rises)
+                && !self
+                    .partitions
+                    .iter()
+                    .all(|partition| partitions.insert((partition.topic, partition.index)))
+    }
+
+    /// Of partitions named twice the last counts, as in Kafka.
+    fn merge_repetitions(&mut self) {
+        let (mut topics, mut partitions) = (HashMap::new(), HashMap::new());
+        self.merge(&mut topics, &mut partitions);
     }
 
     /// The session that the client is told, 0 for none.
@@ -273,7 +328,13 @@ impl Reading {
     }
 
     /// Applies what the client says has changed.
-    fn go_on(&mut self, topics: Vec<FetchTopic>, forgotten: &[ForgottenTopic], by_id: bool) -> Result<(), ErrorCode> {
+    fn go_on(&mut self, asked: Asked, forgotten: &[ForgottenTopic]) -> Result<(), ErrorCode> {
+        let Asked {
+            topics,
+            by_id,
+            by_follower,
+            wants_less_than_nothing,
+        } = asked;
         let Some(session) = &mut self.session else {
             return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
         };
@@ -286,13 +347,19 @@ impl Reading {
                 self.topics.len() as u32 - 1
             });
             for wanted in &topic.partitions {
-                let new = partition(at, wanted);
+                let new = partition(at, wanted, (by_follower, wants_less_than_nothing));
                 match session.partitions.get(&(at, new.index)) {
                     Some(known) => {
                         let known = &mut self.partitions[*known];
                         known.offset = new.offset;
                         known.bytes_max = new.bytes_max;
                         known.leader_epoch = new.leader_epoch;
+                        known.wants_less_than_nothing = new.wants_less_than_nothing;
+                        let of_new = (new.by_follower, new.last_fetched_epoch);
+                        if (known.by_follower, known.last_fetched_epoch) != of_new {
+                            (known.by_follower, known.last_fetched_epoch) = of_new;
+                            self.plan = None;
+                        }
                     }
                     None => {
                         session.partitions.insert((at, new.index), self.partitions.len());
@@ -340,43 +407,54 @@ impl Reading {
     /// Builds the session's indexes anew, without topics that have no partitions. Of partitions named twice the last
     /// counts, as in Kafka.
     fn index(&mut self) {
-        let Some(session) = &mut self.session else { return };
+        let Some(mut session) = self.session.take() else { return };
         session.topics.clear();
         session.partitions.clear();
+        self.merge(&mut session.topics, &mut session.partitions);
+        session.share.resize(self.partitions.len());
+        self.session = Some(session);
+    }
+
+    /// Fills both indexes, and drops what they do not need.
+    fn merge(&mut self, topics: &mut HashMap<TopicName, u32>, places: &mut HashMap<(u32, i32), usize>) {
         let named = std::mem::take(&mut self.topics);
         let mut partitions: Vec<Partition> = Vec::with_capacity(self.partitions.len());
         for mut partition in self.partitions.drain(..) {
             let name = &named[partition.topic as usize];
-            partition.topic = match session.topics.get(name) {
+            partition.topic = match topics.get(name) {
                 Some(at) => *at,
                 None => {
                     self.topics.push(name.clone());
-                    session.topics.insert(name.clone(), self.topics.len() as u32 - 1);
+                    topics.insert(name.clone(), self.topics.len() as u32 - 1);
                     self.topics.len() as u32 - 1
                 }
             };
-            match session.partitions.get(&(partition.topic, partition.index)) {
+            match places.get(&(partition.topic, partition.index)) {
                 Some(known) => partitions[*known] = partition,
                 None => {
-                    session
-                        .partitions
-                        .insert((partition.topic, partition.index), partitions.len());
+                    places.insert((partition.topic, partition.index), partitions.len());
                     partitions.push(partition);
                 }
             }
         }
-        session.share.resize(partitions.len());
         self.partitions = partitions;
     }
 }
 
-fn partition(topic: u32, wanted: &kafscale_codec::messages::FetchPartition) -> Partition {
+fn partition(
+    topic: u32,
+    wanted: &kafscale_codec::messages::FetchPartition,
+    (by_follower, wants_less_than_nothing): (bool, bool),
+) -> Partition {
     Partition {
         topic,
         index: wanted.partition,
         offset: wanted.fetch_offset,
         bytes_max: wanted.partition_max_bytes.max(0) as usize,
         leader_epoch: wanted.current_leader_epoch,
+        last_fetched_epoch: wanted.last_fetched_epoch,
+        by_follower,
+        wants_less_than_nothing: wants_less_than_nothing || wanted.partition_max_bytes < 0,
         told: TOLD_NOTHING,
     }
 }

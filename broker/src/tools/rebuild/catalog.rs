@@ -81,7 +81,9 @@ impl Catalog {
                 self.deleted.insert(topic_id);
                 self.others.push((key.clone(), value.clone()));
             }
-            Some(Key::Name(_) | Key::Group(_) | Key::Offset { .. }) => self.others.push((key.clone(), value.clone())),
+            Some(Key::Name(_) | Key::Group(_) | Key::GroupConfig(_) | Key::Offset { .. }) => {
+                self.others.push((key.clone(), value.clone()))
+            }
             // The mark in the object store tells of the cluster; brokers and coordinators are of a time that is over.
             Some(Key::Cluster | Key::Broker(_) | Key::Start(_) | Key::Coordinator(_)) | None => {}
         }

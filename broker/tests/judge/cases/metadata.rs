@@ -25,11 +25,15 @@ pub fn metadata(judge: &mut Judge) {
     };
     let long = "x".repeat(250);
     for name in ["meta", MISSING, "", ".", "..", "a/b", "ü", &long] {
-        judge.ask_all(&format!("topic {name:?}"), |_, version| MetadataRequest {
-            topics: Some(vec![named(Some(name), TopicId::ZERO)]),
-            // Before version 4 there is no way to forbid the creation.
-            allow_auto_topic_creation: version < 4,
-            ..Default::default()
+        judge.ask_all(&format!("topic {name:?}"), |_, version| {
+            // Before version 4 there is no way to forbid the creation; other cases need a topic that is missing.
+            let created = format!("created-by-{version}");
+            let name = if version < 4 && name == MISSING { &created } else { name };
+            MetadataRequest {
+                topics: Some(vec![named(Some(name), TopicId::ZERO)]),
+                allow_auto_topic_creation: version < 4,
+                ..Default::default()
+            }
         });
     }
     judge.ask_all("no topics", |_, _| MetadataRequest {
@@ -104,6 +108,9 @@ pub fn metadata(judge: &mut Judge) {
 }
 
 pub fn internal_topics(judge: &mut Judge) {
+    // Kafka makes them when they are needed.
+    until_coordinated(judge);
+    until_transactional(judge);
     for name in ["__transaction_state", "__share_group_state"] {
         judge.ask("internal topic without creation", 12, |_| MetadataRequest {
             topics: Some(vec![MetadataRequestTopic {
@@ -225,9 +232,36 @@ pub fn init_producer_id(judge: &mut Judge) {
             );
         }
     }
+    until_transactional(judge);
+    judge.ask_all("transactional id", |_, _| InitProducerIdRequest {
+        transactional_id: Some("tx".into()),
+        transaction_timeout_ms: 1000,
+        ..Default::default()
+    });
     judge.ask_all("empty transactional id", |_, _| InitProducerIdRequest {
         transactional_id: Some(String::new()),
         transaction_timeout_ms: 1000,
         ..Default::default()
     });
+}
+
+/// Waits until Kafka has a coordinator for transactions.
+fn until_transactional(judge: &mut Judge) {
+    let find = FindCoordinatorRequest {
+        key: "tx".into(),
+        key_type: 1,
+        ..Default::default()
+    };
+    let until = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < until, "no coordinator for transactions");
+        judge.kafka.send(CONTROL, &encoded(3, 1, &find));
+        if let Outcome::Answer(frame) = judge.kafka.receive(CONTROL) {
+            let found = decode_response::<FindCoordinatorResponse>(frame, 3).map(|(_, answer)| answer.error_code);
+            if found == Ok(ErrorCode::NONE) {
+                return;
+            }
+        }
+        std::thread::sleep(PAUSE);
+    }
 }

@@ -155,20 +155,44 @@ pub fn until_producers_have_ids(judge: &mut Judge) {
 
 /// Kafka's brokers follow its controller a moment later.
 pub fn settle() {
-    std::thread::sleep(Duration::from_millis(60));
+    std::thread::sleep(Duration::from_millis(100));
 }
 
-/// Waits until both have a coordinator for groups.
-pub fn until_coordinated(judge: &mut Judge, group: &str) {
+/// Waits until both coordinate every group: Kafka loads its partitions one by one, and refuses meanwhile.
+pub fn until_coordinated(judge: &mut Judge) {
+    /// Enough for each of Kafka's four partitions of offsets to have some.
+    const GROUPS: usize = 40;
+    let groups = (0..GROUPS)
+        .map(|at| format!("probe-{at}"))
+        .chain([String::new(), "g".into()]);
+    let groups: Vec<OffsetFetchRequestGroup> = groups
+        .map(|group_id| OffsetFetchRequestGroup {
+            group_id,
+            member_epoch: -1,
+            ..Default::default()
+        })
+        .collect();
+    let find = FindCoordinatorRequest {
+        key: "probe".into(),
+        ..Default::default()
+    };
+    let fetch = OffsetFetchRequest {
+        groups,
+        ..Default::default()
+    };
     let until = Instant::now() + PATIENCE;
-    let request = encode_find(group);
     for side in [&mut judge.kafka, &mut judge.ours] {
         loop {
             assert!(Instant::now() < until, "no coordinator");
-            side.send(CONTROL, &request);
-            if let Outcome::Answer(frame) = side.receive(CONTROL) {
-                let found = decode_response::<FindCoordinatorResponse>(frame, 3).map(|(_, answer)| answer.error_code);
-                if found == Ok(ErrorCode::NONE) {
+            // The first look creates Kafka's own topics.
+            side.send(CONTROL, &encoded(3, 1, &find));
+            let found = side.receive(CONTROL);
+            side.send(CONTROL, &encoded(8, 2, &fetch));
+            if let (Outcome::Answer(_), Outcome::Answer(frame)) = (found, side.receive(CONTROL)) {
+                let answer = decode_response::<OffsetFetchResponse>(frame, 8)
+                    .expect("OffsetFetch can be read")
+                    .1;
+                if answer.groups.iter().all(|group| group.error_code == ErrorCode::NONE) {
                     break;
                 }
             }
@@ -177,12 +201,18 @@ pub fn until_coordinated(judge: &mut Judge, group: &str) {
     }
 }
 
-fn encode_find(group: &str) -> Vec<u8> {
-    let request = FindCoordinatorRequest {
-        key: group.into(),
-        ..Default::default()
-    };
-    encoded(3, 1, &request)
+/// Has both give out a producer id, under an alias.
+pub fn new_producer(judge: &mut Judge, alias: &str) {
+    until_producers_have_ids(judge);
+    let answers = judge.ask("prepare", judge.newest::<InitProducerIdRequest>().min(5), |_| {
+        InitProducerIdRequest {
+            transaction_timeout_ms: 1000,
+            ..Default::default()
+        }
+    });
+    judge.learn(&answers, |answer, names| {
+        names.numbers.insert(alias.to_string(), answer.producer_id);
+    });
 }
 
 pub fn list_request(topic: &str, wanted: &[(i32, i64)]) -> ListOffsetsRequest {
@@ -218,18 +248,4 @@ pub fn fetch_request(topic: &str, id: TopicId, wanted: &[(i32, i64)]) -> FetchRe
         }],
         ..Default::default()
     }
-}
-
-/// Has both give out a producer id, under an alias.
-pub fn new_producer(judge: &mut Judge, alias: &str) {
-    until_producers_have_ids(judge);
-    let answers = judge.ask("prepare", judge.newest::<InitProducerIdRequest>().min(5), |_| {
-        InitProducerIdRequest {
-            transaction_timeout_ms: 1000,
-            ..Default::default()
-        }
-    });
-    judge.learn(&answers, |answer, names| {
-        names.numbers.insert(alias.to_string(), answer.producer_id);
-    });
 }

@@ -51,8 +51,7 @@ fn offsets_request(version: i16, group: &str, topics: Option<Vec<(&str, Vec<i32>
 
 pub fn offsets(judge: &mut Judge) {
     judge.topic("committed", 3, &[]);
-    // The first look creates Kafka's own topics, which takes a while.
-    until_coordinated(judge, "offsets");
+    until_coordinated(judge);
     for (label, group, member, generation, topics) in [
         (
             "outside a group",

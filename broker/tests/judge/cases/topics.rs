@@ -185,6 +185,7 @@ pub fn delete_topics(judge: &mut Judge) {
                     name: None,
                     topic_id: names.topic(MISSING),
                 }],
+                timeout_ms: 10_000,
                 ..Default::default()
             });
             judge.ask("neither name nor id", version, |_| DeleteTopicsRequest {
