@@ -449,9 +449,10 @@ fn an_empty_partition_takes_no_room() {
     let mut client = broker.connect();
     client.create_topic("t", 2);
     client.produce_value("t", 0, b"value");
-    let found = client.call(4, &DescribeLogDirsRequest::default()).results.remove(0);
-    let sizes: Vec<bool> = found.topics[0]
-        .partitions
+    let mut found = client.call(4, &DescribeLogDirsRequest::default()).results.remove(0);
+    let partitions = &mut found.topics[0].partitions;
+    partitions.sort_by_key(|partition| partition.partition_index);
+    let sizes: Vec<bool> = partitions
         .iter()
         .map(|partition| partition.partition_size > 0)
         .collect();
