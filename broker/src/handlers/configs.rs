@@ -397,11 +397,12 @@ async fn alter_one(
         (ErrorCode::REQUEST_TIMED_OUT, why)
     };
     check_change(change)?;
-    if let Err(unknown) = find_topic(&node.image(), name) {
-        // Kafka looks at the values first.
-        let alone = changed(&BTreeMap::new(), change, node);
-        check_settings(node, &alone)?;
-        return Err(unknown);
+    if let Err(refusal) = find_topic(&node.image(), name) {
+        if refusal.0 == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION {
+            // Kafka looks at the values first.
+            check_settings(node, &changed(&BTreeMap::new(), change, node))?;
+        }
+        return Err(refusal);
     }
     for _ in 0..ATTEMPTS_MAX {
         let topic = load_topic(&*node.metastore, name).await.map_err(failed)?;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use kafscale_codec::compression::Compression;
-use kafscale_codec::record_batch::BatchBuilder;
+use kafscale_codec::record_batch::{records, BatchBuilder};
 use kafscale_codec::testing::Sampler;
 
 /// The time that batches here begin with: both brokers see the same.
@@ -158,13 +158,23 @@ pub fn drawn(draw: u64, producer: i64) -> Bytes {
     let changes = if compresses { 0 } else { random.below(3) };
     for _ in 0..changes {
         let at = RECORDS_AT + random.below((batch.len() - RECORDS_AT) as u64) as usize;
-        batch = match random.below(3) {
+        let changed = match random.below(3) {
             0 => with(&batch, at, &[BYTES[random.below(BYTES.len() as u64) as usize]]),
             _ => {
                 let (at, values) = FIELDS[random.below(FIELDS.len() as u64) as usize];
                 with(&batch, at, values[random.below(values.len() as u64) as usize])
             }
         };
+        if numbered(&changed) {
+            batch = changed;
+        }
     }
     batch
+}
+
+/// Whether the records, if they can be read, are numbered one after another: Kafka stores others, and this broker does not.
+fn numbered(batch: &[u8]) -> bool {
+    let base = i64::from_be_bytes(*batch.first_chunk().expect("a whole batch"));
+    let records = records(batch).unwrap_or_default();
+    (base..).zip(&records).all(|(offset, record)| record.offset == offset)
 }

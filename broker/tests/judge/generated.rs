@@ -73,7 +73,9 @@ impl Vocabulary for Words {
             "committed_offset" => &[0, 1, 5, -1, i64::MAX],
             "partition_max_bytes" | "max_bytes" => &[1 << 20, 1 << 20, 100, 1, 0],
             "min_bytes" => &[0, 1, 1, 1000],
-            "session_id" | "session_epoch" => &[0, 0, 0, -1, 1],
+            // None that either broker has given out.
+            "session_id" => &[0, 0, 0, -1, 2_000_000_000],
+            "session_epoch" => &[0, 0, 0, -1, 1],
             "replica_id" => &[-1, -1, -1, -2, 1],
             "replica_epoch" => &[-1],
             "current_leader_epoch" | "last_fetched_epoch" => &[-1, -1, -1, 1_000_000],
