@@ -20,7 +20,7 @@ LIMITS_ARGS ?=
 # Of `make bench-check`: --update writes a new baseline.
 CHECK_ARGS ?=
 
-.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster failover scale demo compat judge groups second-s3 k8s images bench bench-compare bench-agree bench-limits bench-check test-produce-consume test-consumer-group
+.PHONY: help build run test fmt lint deny docs sim model kill chaos fuzz cluster failover scale demo compat judge judge-clients groups second-s3 k8s images bench bench-compare bench-agree bench-limits bench-check test-produce-consume test-consumer-group
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-22s %s\n", $$1, $$2 }'
@@ -80,6 +80,9 @@ compat: ## Real Kafka clients against a real broker
 
 judge: ## Every answer compared with a real Apache Kafka's: make judge SEEDS=400 JUDGE_ONLY=cases,groups,recorded,generated
 	@SEEDS=$(if $(filter file,$(origin SEEDS)),400,$(SEEDS)) ci/judge.sh
+
+judge-clients: ## sarama 1.43.3 and its 300 MB after retention; 3,000 partitions' offsets by time in one request
+	@ci/judge_clients.sh
 
 groups: ## Real consumer groups whose members are killed again and again: make groups SECONDS=180 MEMBERS=20 CLIENTS=java-4
 	@ci/compat.sh --groups --seconds $(SECONDS) --members $(MEMBERS) $(CLIENTS)
