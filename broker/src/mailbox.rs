@@ -292,4 +292,8 @@ pub struct ShardStats {
     pub puts_in_flight: usize,
     /// Partitions that it refuses because what they need is damaged.
     pub quarantined: Vec<PartitionKey>,
+    /// Objects that wait to be deleted.
+    pub doomed: usize,
+    /// Requests to delete records that wait to be applied.
+    pub deletions: usize,
 }

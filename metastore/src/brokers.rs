@@ -1,7 +1,7 @@
 //! Who is alive: brokers register under a lease, and their record goes with it.
 
 use crate::keys::{broker_key, start_key, BrokerRecord, Key, StartRecord, BROKERS_PREFIX};
-use crate::operation::{commit, decode_value, delete_if_unchanged, list, read, unchanged};
+use crate::operation::{commit, decode_value, list, read, unchanged};
 use crate::operation::{Listing, OperationError, Versioned};
 use crate::store::{LeaseId, Metastore, Op, Revision, Txn};
 use bytes::Bytes;
@@ -74,16 +74,4 @@ pub async fn register_broker(
         ],
     };
     commit(store, txn, (&key, &value), expected).await
-}
-
-/// Removes a broker's registration, if it is still the one of this revision.
-///
-/// # Errors
-/// [`OperationError::Conflict`] if another life has registered or the lease has expired; the metastore's otherwise.
-pub async fn deregister_broker(
-    store: &dyn Metastore,
-    broker_id: i32,
-    registered: Revision,
-) -> Result<Revision, OperationError> {
-    delete_if_unchanged(store, &broker_key(broker_id), registered).await
 }

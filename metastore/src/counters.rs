@@ -39,6 +39,15 @@ pub async fn allocate(store: &dyn Metastore, counter: &str, count: u64) -> Resul
     Err(OperationError::Conflict)
 }
 
+/// The largest number that a counter has given out; `None` if it has given out none.
+///
+/// # Errors
+/// The metastore's, or a counter that cannot be read.
+pub async fn last_allocated(store: &dyn Metastore, counter: &str) -> Result<Option<u64>, OperationError> {
+    let current = read(store, &counter_key(counter), CountRecord::decode).await?;
+    Ok(current.and_then(|record| record.value.count.checked_sub(1)))
+}
+
 fn exhausted(counter: &str) -> MetastoreError {
     MetastoreError::Refused(format!("counter {counter} has no numbers left"))
 }

@@ -19,6 +19,7 @@ pub mod memory;
 mod model_tests;
 pub mod operation;
 pub mod partitions;
+pub mod planted;
 mod request;
 mod state;
 pub mod store;

@@ -1,15 +1,20 @@
-//! Who leads each partition and where its records are: claimed and moved on by compare-and-swap, many in one transaction.
+//! Who leads each partition and where its records are: claimed many in one transaction, then changed one by one, always
+//! compared with what the writer knows.
 
-use crate::keys::{deleted_key, partition_key, partitions_prefix, Key, PartitionRecord, PARTITIONS_PREFIX};
+use crate::keys::{
+    broker_key, deleted_key, partition_key, partitions_prefix, stream_key, BrokerRecord, Key, PartitionRecord,
+    PARTITIONS_PREFIX,
+};
 use crate::operation::{commit, decode_value, list, put, put_if_unchanged, read, read_all, unchanged};
 use crate::operation::{Listing, OperationError, Versioned};
+use crate::planted::{self, Comparison};
 use crate::store::{Compare, Metastore, MetastoreError, Op, Revision, Txn, TXN_OPS_MAX};
 use bytes::Bytes;
 use kafscale_codec::types::TopicId;
 use std::collections::BTreeSet;
 
-/// Partitions written by one transaction at most; its compares hold one for each, and one for each of their topics.
-pub const PARTITIONS_PER_TXN_MAX: usize = 100;
+/// Partitions removed by one transaction.
+const PARTITIONS_PER_TXN_MAX: usize = 100;
 
 /// A partition with its record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,22 +45,7 @@ pub struct PartitionWrite {
 /// # Errors
 /// The metastore's. Records that cannot be decoded are named in [`Listing::unreadable`].
 pub async fn load_partitions(store: &dyn Metastore) -> Result<Listing<StoredPartition>, OperationError> {
-    load_prefix(store, PARTITIONS_PREFIX).await
-}
-
-/// Those of one topic.
-///
-/// # Errors
-/// The metastore's. Records that cannot be decoded are named in [`Listing::unreadable`].
-pub async fn load_topic_partitions(
-    store: &dyn Metastore,
-    topic_id: TopicId,
-) -> Result<Listing<StoredPartition>, OperationError> {
-    load_prefix(store, &partitions_prefix(topic_id)).await
-}
-
-async fn load_prefix(store: &dyn Metastore, prefix: &[u8]) -> Result<Listing<StoredPartition>, OperationError> {
-    list(store, prefix, |item| match Key::parse(&item.key) {
+    list(store, PARTITIONS_PREFIX, |item| match Key::parse(&item.key) {
         Some(Key::Partition(topic_id, partition)) => {
             let record = decode_value(item, PartitionRecord::decode)?;
             Ok(Some(StoredPartition {
@@ -101,89 +91,63 @@ pub async fn update_partition(
     .await
 }
 
-/// Claims partitions, unless their topic was deleted. Results are in the order of `claims`: the new revision, or why
-/// not ([`OperationError::Conflict`] if the record changed or the topic is gone). Any number may be given; they go in
-/// few transactions, and a conflict of one fails only that one.
-pub async fn claim_partitions(
-    store: &dyn Metastore,
-    claims: &[PartitionWrite],
-) -> Vec<Result<Revision, OperationError>> {
-    write_in_batches(store, claims, true).await
+/// A claim of partitions, all in one transaction, and what it relies on.
+#[derive(Debug, Clone)]
+pub struct Claim<'a> {
+    /// The claimer's registration, and the one that each former owner's id has now, or that it has none. While an owner is
+    /// registered nobody takes anything over from it, however old the claimer's picture of the cluster is.
+    pub brokers: &'a [(i32, Option<BrokerRecord>)],
+    /// The stream that the claimed partitions will append to, with the revision at which it was seen open. A successor may
+    /// have ended it meanwhile, and it may even be forgotten.
+    pub stream: (u64, Revision),
+    /// The new records.
+    pub writes: &'a [PartitionWrite],
 }
 
-/// As [`claim_partitions`], without a look at the topic: for partitions that the caller leads.
-pub async fn update_partitions(
-    store: &dyn Metastore,
-    updates: &[PartitionWrite],
-) -> Vec<Result<Revision, OperationError>> {
-    write_in_batches(store, updates, false).await
-}
-
-async fn write_in_batches(
-    store: &dyn Metastore,
-    writes: &[PartitionWrite],
-    of_live_topics: bool,
-) -> Vec<Result<Revision, OperationError>> {
-    let mut results = vec![Err(OperationError::Conflict); writes.len()];
-    // Ranges still to be tried, the next one last. A batch that conflicts is halved until the culprits stand alone.
-    let mut pending: Vec<_> = std::iter::once(0..writes.len()).collect();
-    while let Some(range) = pending.pop() {
-        let batch = batch_length(&writes[range.clone()], of_live_topics);
-        if batch == 0 {
-            continue;
-        }
-        let (now, later) = (range.start..range.start + batch, range.start + batch..range.end);
-        pending.push(later);
-        match write_batch(store, &writes[now.clone()], of_live_topics).await {
-            Err(OperationError::Conflict) if batch > 1 => {
-                let middle = now.start + batch / 2;
-                pending.push(middle..now.end);
-                pending.push(now.start..middle);
-            }
-            result => results[now].fill(result),
-        }
-    }
-    results
-}
-
-/// How many of the writes fit into one transaction.
-fn batch_length(writes: &[PartitionWrite], of_live_topics: bool) -> usize {
-    let mut topics = BTreeSet::new();
-    let fits = writes.iter().enumerate().take_while(|(before, write)| {
-        topics.insert(write.topic_id);
-        let compares = before + 1 + if of_live_topics { topics.len() } else { 0 };
-        *before < PARTITIONS_PER_TXN_MAX && compares <= TXN_OPS_MAX
-    });
-    fits.count()
-}
-
-async fn write_batch(
-    store: &dyn Metastore,
-    writes: &[PartitionWrite],
-    of_live_topics: bool,
-) -> Result<Revision, OperationError> {
+/// Claims partitions if everything is as the claim says and no topic of them was deleted. Returns the revision of their
+/// records.
+///
+/// # Errors
+/// [`OperationError::Conflict`] if anything has changed: nothing is claimed. The metastore's otherwise.
+pub async fn claim_partitions(store: &dyn Metastore, claim: &Claim<'_>) -> Result<Revision, OperationError> {
     let mut txn = Txn::default();
     let mut witness: Option<(Bytes, Bytes)> = None;
-    for write in writes {
+    for write in claim.writes {
         let key = partition_key(write.topic_id, write.partition);
         let value = write.record.encode();
         txn.compares.push(unchanged(&key, write.expected));
         txn.ops.push(put(&key, &value));
         witness = Some((key, value));
     }
-    if of_live_topics {
-        let topics: BTreeSet<_> = writes.iter().map(|write| write.topic_id).collect();
-        txn.compares.extend(
-            topics
-                .into_iter()
-                .map(|topic_id| Compare::Absent(deleted_key(topic_id))),
-        );
+    txn.compares
+        .extend(claim.brokers.iter().map(|(id, pictured)| match pictured {
+            Some(broker) => Compare::Value(broker_key(*id), broker.encode()),
+            None => Compare::Absent(broker_key(*id)),
+        }));
+    let topics: BTreeSet<_> = claim.writes.iter().map(|write| write.topic_id).collect();
+    txn.compares
+        .extend(topics.into_iter().map(deleted_key).map(Compare::Absent));
+    if !planted::is_left_out(Comparison::Stream) {
+        let (stream, revision) = claim.stream;
+        txn.compares.push(Compare::ModRevision(stream_key(stream), revision));
     }
-    let (Some((key, value)), Some(last)) = (witness, writes.last()) else {
+    let (Some((key, value)), Some(last)) = (witness, claim.writes.last()) else {
         return Err(MetastoreError::Refused("no partitions given".to_string()).into());
     };
     // A record names the leader's life, shard and stream: nobody else writes the same.
     commit(store, txn, (&key, &value), last.expected).await
+}
+
+/// How many of these partitions, each with its topic and its former owner, one claim can take: it compares something for
+/// each partition, each topic and each former owner, for the claimer and for its stream.
+pub fn claim_length(partitions: impl Iterator<Item = (TopicId, Option<i32>)>) -> usize {
+    let (mut topics, mut owners) = (BTreeSet::new(), BTreeSet::new());
+    let fits = partitions.enumerate().take_while(|(before, (topic_id, owner))| {
+        topics.insert(*topic_id);
+        owners.extend(*owner);
+        before + 1 + topics.len() + owners.len() + 2 <= TXN_OPS_MAX
+    });
+    fits.count()
 }
 
 /// Removes the records of a deleted topic's partitions.

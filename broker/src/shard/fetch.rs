@@ -8,6 +8,7 @@ use kafscale_codec::record_batch::{self, BatchHeader, CRC_FROM, HEADER_LEN};
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::{next_offset_of, FetchPlan, ObjectRef, PartitionKey};
 use kafscale_storage_engine::segment;
+use kafscale_storage_engine::wal;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -250,8 +251,11 @@ impl Shard {
                     .read_checked(key, source, &name, position..end, offset, limit, true)
                     .await;
                 match (again, source) {
-                    (Err(StoreError::Damaged(why)), Source::Segment(_)) if position > segment::HEADER_LEN as u64 => {
+                    (Err(StoreError::Damaged(why)), Source::Segment(base_offset))
+                        if position > segment::HEADER_LEN as u64 =>
+                    {
                         // The index may have led to the wrong place.
+                        self.segment_is_still_itself(key, base_offset).await?;
                         log::error!("{name}: {why}; reading it from its first batch on");
                         let whole = segment::HEADER_LEN as u64..end;
                         self.read_checked(key, source, &name, whole, offset, limit, true).await
@@ -276,6 +280,9 @@ impl Shard {
         limit: usize,
         again: bool,
     ) -> Result<(Vec<Bytes>, i64), StoreError> {
+        if let Source::Object(object) = source {
+            self.object_is_itself(object, name, again).await?;
+        }
         let (mut at, end) = (range.start, range.end);
         let mut want = (limit as u64).max(READ_BYTES_MIN);
         loop {
@@ -345,6 +352,22 @@ impl Shard {
             want = want.max(needed);
             at = cursor;
         }
+    }
+
+    /// Looks whether a write-ahead object is the one that its name says, once for each time that its first block comes into
+    /// the cache. Its batches cannot tell: most objects have their first batch at the same place.
+    async fn object_is_itself(&self, object: ObjectRef, name: &Rc<str>, again: bool) -> Result<(), StoreError> {
+        let range = 0..wal::HEADER_LEN as u64;
+        if !again && self.cache.is_checked(name, range.clone()) {
+            return Ok(());
+        }
+        let header = match again {
+            false => self.cache.read(name, range.clone()).await?,
+            true => self.cache.read_again(name, range.clone()).await?,
+        };
+        wal::check_slots(&header.concat(), object.stream, object.first_seq, object.last_seq).map_err(damaged)?;
+        self.cache.mark_checked(name, range);
+        Ok(())
     }
 
     fn source_key(&self, key: PartitionKey, source: Source) -> Result<String, StoreError> {
@@ -488,7 +511,7 @@ impl Shard {
 
     /// The record with the largest timestamp (KIP-734).
     async fn find_max_timestamp(&self, key: PartitionKey, start: i64) -> Result<Option<(i64, i64)>, LookUpError> {
-        let mut largest = self.largest_segment_timestamp(key).await?.unwrap_or(i64::MIN);
+        let mut largest = self.largest_segment_timestamp(key, start).await?.unwrap_or(i64::MIN);
         if let Some(partition) = self.state.borrow().partitions.get(&key) {
             largest = partition
                 .log

@@ -7,11 +7,15 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use kafscale_codec::record_batch;
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::{Location, ObjectRef, TailRun};
+use kafscale_storage_engine::wal;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Bytes between two wanted ranges that are read rather than asked around: a request costs more.
 const GAP_BYTES: u64 = 256 * 1024;
+
+/// A range that begins at most so far behind an object's header is read together with it.
+const HEADER_NEAR: u64 = 64 * 1024;
 
 /// Reads under way at the same time.
 const READS_AT_ONCE: usize = 16;
@@ -48,8 +52,20 @@ impl Shard {
             .flat_map(|(object, ranges)| coalesce(ranges).into_iter().map(move |range| (object, range)));
         let pieces: Vec<(ObjectRef, u64, Bytes)> = stream::iter(reads)
             .map(|(object, range)| async move {
-                let bytes = self.store.get_range(&self.object_key(object), range.clone()).await?;
-                Ok::<_, StoreError>((object, range.start, bytes))
+                // The header comes along where it is near: it tells whether the object is the one that its name says.
+                let start = if range.start <= HEADER_NEAR { 0 } else { range.start };
+                let name = self.object_key(object);
+                let bytes = self.store.get_range(&name, start..range.end).await?;
+                if start == 0 {
+                    wal::check_slots(
+                        &bytes[..bytes.len().min(wal::HEADER_LEN)],
+                        object.stream,
+                        object.first_seq,
+                        object.last_seq,
+                    )
+                    .map_err(|error| damaged(format!("{name}: {error}")))?;
+                }
+                Ok::<_, StoreError>((object, start, bytes))
             })
             .buffered(READS_AT_ONCE)
             .try_collect()

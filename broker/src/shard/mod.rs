@@ -43,7 +43,7 @@ use bytes::BytesMut;
 use futures::channel::oneshot;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_metastore::keys::{PartitionRecord, StreamRecord};
-use kafscale_metastore::{Metastore, Revision};
+use kafscale_metastore::{Metastore, Revision, Versioned};
 use kafscale_storage_engine::cache::BlockCache;
 use kafscale_storage_engine::object_store::ObjectStore;
 use kafscale_storage_engine::partition_log::{Location, ObjectRef, PartitionKey, PartitionLog};
@@ -442,6 +442,8 @@ impl Shard {
             live_runs: state.stream.as_ref().map_or(0, OpenStream::live_runs),
             puts_in_flight: state.stream.as_ref().map_or(0, OpenStream::in_flight),
             quarantined: state.quarantined.keys().copied().collect(),
+            doomed: state.doomed.len(),
+            deletions: state.deletions.len(),
         }
     }
 }
@@ -462,6 +464,14 @@ impl Partition {
 }
 
 impl OpenStream {
+    /// Its record as this shard knows it.
+    fn versioned(&self) -> Versioned<StreamRecord> {
+        Versioned {
+            value: self.record.clone(),
+            mod_revision: self.mod_revision,
+        }
+    }
+
     /// The record is this from now on. Attempts that are still on their way compare an older revision: they have failed.
     fn adopt_record(&mut self, record: StreamRecord, revision: Revision) {
         self.record = record;

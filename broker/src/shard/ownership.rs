@@ -15,13 +15,10 @@ use bytes::Bytes;
 use futures::future::{select, try_join_all};
 use futures::stream::{self, StreamExt};
 use kafscale_codec::error_code::ErrorCode;
-use kafscale_codec::types::TopicId;
-use kafscale_metastore::counters::PRODUCER_IDS;
-use kafscale_metastore::keys::{
-    broker_key, counter_key, deleted_key, partition_key, stream_key, CountRecord, Key, PartitionRecord, StreamRecord,
-    StreamState,
-};
-use kafscale_metastore::{prefix_end, Compare, Op, Revision, Txn, TXN_OPS_MAX};
+use kafscale_metastore::counters::{last_allocated, PRODUCER_IDS};
+use kafscale_metastore::keys::{partition_key, BrokerRecord, Key, PartitionRecord, StreamState};
+use kafscale_metastore::partitions::{self, claim_length, Claim, PartitionWrite};
+use kafscale_metastore::{prefix_end, streams, OperationError, Revision};
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::{Location, PartitionKey, PartitionLog, TailRun};
 use kafscale_storage_engine::producer_state::ProducerState;
@@ -250,21 +247,6 @@ impl Shard {
         stream: StreamId,
         tails: &Tails,
     ) -> Result<usize, ClaimError> {
-        let owners = batch.iter().filter_map(|found| found.record.as_ref());
-        let mut txn = Txn {
-            compares: self.owners_are_gone(image, owners.map(|(record, _)| record)),
-            ops: Vec::with_capacity(batch.len()),
-        };
-        let topics: BTreeSet<TopicId> = batch.iter().map(|found| found.key.topic_id).collect();
-        let deleted = topics.into_iter().map(deleted_key);
-        txn.compares.extend(deleted.map(Compare::Absent));
-        for Found { key, record, .. } in batch {
-            let name = partition_key(key.topic_id, key.partition);
-            txn.compares.push(match record {
-                Some((_, revision)) => Compare::ModRevision(name, *revision),
-                None => Compare::Absent(name),
-            });
-        }
         let any_new = batch.iter().any(|found| found.record.is_none());
         let last_producer = match any_new {
             true => self.last_producer_id().await?,
@@ -285,20 +267,31 @@ impl Shard {
             Ok::<_, ClaimError>((found, opened.0, opened.1))
         }))
         .await?;
-        txn.ops.extend(opened.iter().map(|(found, _, record)| Op::Put {
-            key: partition_key(found.key.topic_id, found.key.partition),
-            value: record.encode(),
-            lease: None,
-        }));
-        // As late as possible: a trim changes the record, too.
-        if !planted::is(Bug::ClaimIgnoresStream) {
-            txn.compares.push(self.stream_is_open(stream)?);
-        }
-        let outcome = self.metastore.txn(txn).await?;
-        if !outcome.succeeded {
-            self.settle_own_stream(stream).await?;
-            return Err(ClaimError::Contended("the partitions to claim".to_string()));
-        }
+        let writes: Vec<PartitionWrite> = opened
+            .iter()
+            .map(|(found, _, record)| PartitionWrite {
+                topic_id: found.key.topic_id,
+                partition: found.key.partition,
+                expected: found.record.as_ref().map(|(_, revision)| *revision),
+                record: record.clone(),
+            })
+            .collect();
+        let owners = batch.iter().filter_map(|found| found.record.as_ref());
+        let brokers = self.pictured(image, owners.map(|(record, _)| record));
+        let claim = Claim {
+            brokers: &brokers,
+            // As late as possible: a trim changes the record, too.
+            stream: (stream.0, self.open_stream_revision(stream)?),
+            writes: &writes,
+        };
+        let revision = match partitions::claim_partitions(&*self.metastore, &claim).await {
+            Ok(revision) => revision,
+            Err(OperationError::Conflict) => {
+                self.settle_own_stream(stream).await?;
+                return Err(ClaimError::Contended("the partitions to claim".to_string()));
+            }
+            Err(error) => return Err(error.into()),
+        };
         if self.state.borrow().stream.as_ref().map(|open| open.id) != Some(stream) {
             return Err(ClaimError::Contended(format!("stream {stream}")));
         }
@@ -315,7 +308,7 @@ impl Shard {
             let partition = Partition::new(
                 log,
                 record,
-                outcome.revision,
+                revision,
                 &found.topic,
                 &self.config.topic_defaults,
                 &self.metrics,
@@ -325,16 +318,19 @@ impl Shard {
             state.partitions.insert(found.key, partition);
             count += 1;
         }
+        // The picture may have told of this claim before the claim's own answer came, and have been looked at already.
+        self.placed.take();
         Ok(count)
     }
 
-    /// That the stream which the claimed partitions will append to is there, open, and as this shard knows it. Its owner
-    /// may have been away for so long that somebody has ended the stream, and even forgotten it, fence and all.
-    fn stream_is_open(&self, stream: StreamId) -> Result<Compare, ClaimError> {
+    /// The revision at which this shard knows the stream to be open that claimed partitions will append to. Its owner may
+    /// have been away for so long that somebody has ended the stream, and even forgotten it, fence and all: the claim
+    /// compares that.
+    fn open_stream_revision(&self, stream: StreamId) -> Result<Revision, ClaimError> {
         let state = self.state.borrow();
         let open = state.open(stream).filter(|open| open.record.state == StreamState::Open);
-        let open = open.ok_or_else(|| ClaimError::Contended(format!("stream {stream}")))?;
-        Ok(Compare::ModRevision(stream_key(stream.0), open.mod_revision))
+        open.map(|open| open.mod_revision)
+            .ok_or_else(|| ClaimError::Contended(format!("stream {stream}")))
     }
 
     /// The record of a partition that this shard owns and refuses. It names all streams that it named before.
@@ -399,31 +395,25 @@ impl Shard {
         })
     }
 
-    /// That this broker is registered when it claims, and that those who led before are not: while an owner is registered
-    /// nobody takes anything over from it, however old the claimer's picture is.
-    fn owners_are_gone<'a>(
+    /// This broker and those who led before, each as the picture has it: another life of the owner may be registered, or
+    /// the claimer itself.
+    fn pictured<'a>(
         &self,
         image: &ClusterImage,
         records: impl Iterator<Item = &'a PartitionRecord>,
-    ) -> Vec<Compare> {
+    ) -> Vec<(i32, Option<BrokerRecord>)> {
         let mut brokers: BTreeSet<i32> = records.map(|record| record.leader).filter(|id| *id >= 0).collect();
         brokers.insert(self.config.broker_id);
-        let as_pictured = |id: i32| match image.brokers.get(&id) {
-            // Another life of the owner, or the claimer itself.
-            Some(broker) => Compare::Value(broker_key(id), broker.encode()),
-            None => Compare::Absent(broker_key(id)),
-        };
-        brokers.into_iter().map(as_pictured).collect()
+        let pictured = |id: i32| (id, image.brokers.get(&id).cloned());
+        brokers.into_iter().map(pictured).collect()
     }
 
     pub(super) async fn read_partition(
         &self,
         key: PartitionKey,
     ) -> Result<Option<(PartitionRecord, Revision)>, ClaimError> {
-        let found = self.metastore.get(&partition_key(key.topic_id, key.partition)).await?;
-        found
-            .map(|found| Ok((PartitionRecord::decode(&found.value)?, found.mod_revision)))
-            .transpose()
+        let found = partitions::load_partition(&*self.metastore, key.topic_id, key.partition).await?;
+        Ok(found.map(|found| (found.value, found.mod_revision)))
     }
 
     /// The records of what is wanted, read in ranges: neighbours, of which others may own some, come together.
@@ -475,10 +465,8 @@ impl Shard {
     /// The largest producer id that was handed out. Producers up to it may be older than a partition that is new, and
     /// have begun in a former topic of the same name: they go on there where they were.
     async fn last_producer_id(&self) -> Result<Option<i64>, ClaimError> {
-        let Some(found) = self.metastore.get(&counter_key(PRODUCER_IDS)).await? else {
-            return Ok(None);
-        };
-        Ok(Some(CountRecord::decode(&found.value)?.count as i64 - 1))
+        let last = last_allocated(&*self.metastore, PRODUCER_IDS).await?;
+        Ok(last.map(|last| last as i64))
     }
 
     /// The partition's log as its record and the streams tell, and the record of this claim.
@@ -602,75 +590,36 @@ impl Shard {
         if let Some(stream) = &self.state.borrow().stream {
             return Ok(stream.id);
         }
-        let counter = counter_key("streams");
         self.led_since.set(self.registration.term());
-        loop {
-            let found = self.metastore.get(&counter).await?;
-            let next = match &found {
-                Some(found) => CountRecord::decode(&found.value)?.count,
-                None => 1,
-            };
-            let record = StreamRecord {
-                broker_id: self.config.broker_id,
-                incarnation: self.config.incarnation,
-                shard: self.config.shard,
-                state: StreamState::Open,
-                first_live_seq: 0,
-                merged: Vec::new(),
-            };
-            let txn = Txn {
-                compares: vec![
-                    found.map_or(Compare::Absent(counter.clone()), |found| {
-                        Compare::ModRevision(counter.clone(), found.mod_revision)
-                    }),
-                    Compare::Absent(stream_key(next)),
-                ],
-                ops: vec![
-                    Op::Put {
-                        key: counter.clone(),
-                        value: CountRecord { count: next + 1 }.encode(),
-                        lease: None,
-                    },
-                    Op::Put {
-                        key: stream_key(next),
-                        value: record.encode(),
-                        lease: None,
-                    },
-                ],
-            };
-            // An unknown outcome is an error here: the number may be taken, so the next attempt takes another.
-            let outcome = self.metastore.txn(txn).await?;
-            if outcome.succeeded {
-                let id = StreamId(next);
-                self.state.borrow_mut().stream = Some(OpenStream {
-                    id,
-                    mod_revision: outcome.revision,
-                    record,
-                    doubtful: Vec::new(),
-                    next_seq: 0,
-                    next_commit_seq: 0,
-                    in_flight_bytes: 0,
-                    finished: BTreeMap::new(),
-                    live: BTreeMap::new(),
-                });
-                return Ok(id);
-            }
-        }
+        let ShardConfig {
+            broker_id,
+            incarnation,
+            shard,
+            ..
+        } = self.config;
+        let (id, opened) = streams::open_stream(&*self.metastore, broker_id, incarnation, shard).await?;
+        self.state.borrow_mut().stream = Some(OpenStream {
+            id: StreamId(id),
+            mod_revision: opened.mod_revision,
+            record: opened.value,
+            doubtful: Vec::new(),
+            next_seq: 0,
+            next_commit_seq: 0,
+            in_flight_bytes: 0,
+            finished: BTreeMap::new(),
+            live: BTreeMap::new(),
+        });
+        Ok(StreamId(id))
     }
 }
 
-/// What one transaction claims: at most `claim_batch` partitions, and as many as its compares allow: one for each
-/// partition, each topic and each former owner, for the claimer and for its stream.
+/// What one transaction claims: at most `claim_batch` partitions, and as many as its compares allow.
 fn batches(free: &[Found], claim_batch: usize) -> impl Iterator<Item = &[Found]> {
     let mut rest = free;
     std::iter::from_fn(move || {
-        let (mut topics, mut owners) = (BTreeSet::new(), BTreeSet::new());
-        let fits = rest.iter().enumerate().take_while(|(before, found)| {
-            topics.insert(found.key.topic_id);
-            owners.extend(found.record.as_ref().map(|(record, _)| record.leader));
-            *before < claim_batch && before + 1 + topics.len() + owners.len() + 2 <= TXN_OPS_MAX
-        });
-        let count = fits.count();
+        let owner = |found: &Found| found.record.as_ref().map(|(record, _)| record.leader);
+        let first = rest.iter().take(claim_batch);
+        let count = claim_length(first.map(|found| (found.key.topic_id, owner(found))));
         let (batch, later) = rest.split_at(count);
         rest = later;
         (count > 0).then_some(batch)

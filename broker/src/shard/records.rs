@@ -2,14 +2,14 @@
 //! and while nobody knows whether a change was applied, nothing else is done to the record.
 
 use super::merge::StreamChange;
-use super::takeover::ClaimError;
-use super::{Partition, Shard, State};
+use super::takeover::{seal_state, ClaimError};
+use super::{OpenStream, Partition, Shard, State};
 use crate::planted::{self, Bug};
 use kafscale_codec::error_code::ErrorCode;
-use kafscale_metastore::keys::{partition_key, stream_key, PartitionRecord, StreamRecord, StreamState};
-use kafscale_metastore::{Compare, MetastoreError, Op, Revision, Txn, TxnOutcome};
+use kafscale_metastore::keys::{PartitionRecord, StreamRecord};
+use kafscale_metastore::{partitions, streams, MetastoreError, OperationError, Revision, Versioned};
 use kafscale_storage_engine::partition_log::PartitionKey;
-use kafscale_storage_engine::wal::StreamId;
+use kafscale_storage_engine::wal::{decide, StreamId};
 
 impl Shard {
     /// Changes a partition's record if this shard still owns it. `false`, and the partition given up, if it does not.
@@ -24,33 +24,26 @@ impl Shard {
         if !self.settle_partition_in_doubt(key).await? {
             return Ok(false);
         }
-        let (record, mut txn) = {
+        let (record, mut revision) = {
             let state = self.state.borrow();
             let Some(partition) = state.partitions.get(&key) else {
                 return Ok(false);
             };
             let mut record = partition.record.clone();
             change(partition, &mut record);
-            let name = partition_key(key.topic_id, key.partition);
-            let txn = Txn {
-                compares: vec![Compare::ModRevision(name.clone(), partition.mod_revision)],
-                ops: vec![Op::Put {
-                    key: name,
-                    value: record.encode(),
-                    lease: None,
-                }],
-            };
-            (record, txn)
+            (record, partition.mod_revision)
         };
         if planted::is(Bug::RollUnfenced) {
-            txn.compares.clear();
+            revision = self.read_partition(key).await?.map_or(revision, |(_, now)| now);
         }
-        let why = match self.metastore.txn(txn).await {
-            Ok(outcome) if outcome.succeeded => {
-                return Ok(self.adopt_record(&mut self.state.borrow_mut(), key, record, outcome.revision));
+        let updated =
+            partitions::update_partition(&*self.metastore, key.topic_id, key.partition, revision, &record).await;
+        let why = match updated {
+            Ok(revision) => {
+                return Ok(self.adopt_record(&mut self.state.borrow_mut(), key, record, revision));
             }
-            Ok(_) => "it has changed".to_string(),
-            Err(MetastoreError::OutcomeUnknown(why)) => {
+            Err(OperationError::Conflict) => "it has changed".to_string(),
+            Err(OperationError::Metastore(MetastoreError::OutcomeUnknown(why))) => {
                 if let Some(partition) = self.state.borrow_mut().partitions.get_mut(&key) {
                     partition.doubtful.push(record.clone());
                 }
@@ -138,37 +131,31 @@ impl Shard {
         if !self.settle_stream_in_doubt(id).await? {
             return Ok(false);
         }
-        let (revision, mut record) = {
-            let state = self.state.borrow();
-            let Some(stream) = state.open(id) else {
-                return Ok(false);
-            };
-            (stream.mod_revision, stream.record.clone())
+        let Some(current) = self.known_stream(id) else {
+            return Ok(false);
         };
-        if record.state != StreamState::Open {
+        if !decide::may_trim(seal_state(&current.value)) {
             return Ok(false);
         }
+        let mut record = current.value.clone();
         change.apply_to(&mut record);
         assert_eq!(record.overlap(), None, "no slot of stream {id} counts twice");
-        let outcome = match self.put_stream(id, revision, &record).await {
-            Ok(outcome) if !outcome.succeeded && planted::is(Bug::TrimUnderSuccessor) => Ok(TxnOutcome {
-                succeeded: true,
-                ..outcome
-            }),
+        let outcome = match self.trim_record(id, &current, &record).await {
+            Err(OperationError::Conflict) if planted::is(Bug::TrimUnderSuccessor) => Ok(current),
             outcome => outcome,
         };
         let why = match outcome {
-            Ok(outcome) if outcome.succeeded => {
+            Ok(written) => {
                 let mut state = self.state.borrow_mut();
                 let Some(stream) = state.open_mut(id) else {
                     return Ok(false);
                 };
-                stream.adopt_record(record, outcome.revision);
+                stream.adopt_record(record, written.mod_revision);
                 self.install(&mut state, change);
                 return Ok(true);
             }
-            Ok(_) => "it has changed".to_string(),
-            Err(MetastoreError::OutcomeUnknown(why)) => {
+            Err(OperationError::Conflict) => "it has changed".to_string(),
+            Err(OperationError::Metastore(MetastoreError::OutcomeUnknown(why))) => {
                 if let Some(stream) = self.state.borrow_mut().open_mut(id) {
                     stream.doubtful.push((record.clone(), change));
                 }
@@ -190,7 +177,7 @@ impl Shard {
     /// After a claim was refused: whether the open stream is still this shard's. One that somebody has ended or forgotten
     /// is given up.
     pub(super) async fn settle_own_stream(&self, id: StreamId) -> Result<(), ClaimError> {
-        if self.metastore.get(&stream_key(id.0)).await?.is_some() {
+        if streams::load_stream(&*self.metastore, id.0).await?.is_some() {
             return self.settle_stream(id).await.map(drop);
         }
         let mut state = self.state.borrow_mut();
@@ -219,42 +206,38 @@ impl Shard {
         if planted::is(Bug::LateMergeForgotten) {
             return Ok(true);
         }
-        let (revision, record) = match self.state.borrow().open(id) {
+        let current = match self.state.borrow().open(id) {
             Some(stream) if stream.doubtful.is_empty() => return Ok(true),
-            Some(stream) => (stream.mod_revision, stream.record.clone()),
+            Some(stream) => stream.versioned(),
             None => return Ok(false),
         };
-        match self.put_stream(id, revision, &record).await {
-            Ok(outcome) if outcome.succeeded => {
+        match self.trim_record(id, &current, &current.value).await {
+            Ok(written) => {
                 let mut state = self.state.borrow_mut();
                 let Some(stream) = state.open_mut(id) else {
                     return Ok(false);
                 };
-                stream.adopt_record(record, outcome.revision);
+                stream.adopt_record(written.value, written.mod_revision);
                 Ok(true)
             }
             // One of the attempts came first, or a successor; the record tells which.
-            Ok(_) => self.settle_stream(id).await,
+            Err(OperationError::Conflict) => self.settle_stream(id).await,
             Err(error) => Err(error.into()),
         }
     }
 
-    async fn put_stream(
+    fn known_stream(&self, id: StreamId) -> Option<Versioned<StreamRecord>> {
+        self.state.borrow().open(id).map(OpenStream::versioned)
+    }
+
+    async fn trim_record(
         &self,
         id: StreamId,
-        revision: Revision,
+        current: &Versioned<StreamRecord>,
         record: &StreamRecord,
-    ) -> Result<TxnOutcome, MetastoreError> {
-        let key = stream_key(id.0);
-        let txn = Txn {
-            compares: vec![Compare::ModRevision(key.clone(), revision)],
-            ops: vec![Op::Put {
-                key,
-                value: record.encode(),
-                lease: None,
-            }],
-        };
-        self.metastore.txn(txn).await
+    ) -> Result<Versioned<StreamRecord>, OperationError> {
+        let (first_live_seq, merged) = (record.first_live_seq, record.merged.clone());
+        streams::advance_first_live(&*self.metastore, id.0, current, first_live_seq, merged).await
     }
 
     /// The same for the open stream's record as [`Shard::settle_partition`] for a partition's. What an attempt that was

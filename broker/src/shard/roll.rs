@@ -236,6 +236,7 @@ impl Shard {
                 bytes,
                 max_timestamp: Some(max_timestamp),
                 created_ms: Some(created_ms),
+                next_offset: Some(segment.next_offset),
             };
             return Ok(Written::Until(segment.next_offset, segment_ref));
         }

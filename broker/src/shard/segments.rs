@@ -21,6 +21,8 @@ pub(super) struct SegmentRef {
     pub max_timestamp: Option<i64>,
     /// When it was created, ms since the Unix epoch, once somebody has asked.
     pub created_ms: Option<i64>,
+    /// The offset after its last record, as its `.kfst` says, once somebody has asked.
+    pub next_offset: Option<i64>,
 }
 
 impl SegmentRef {
@@ -30,6 +32,7 @@ impl SegmentRef {
             bytes,
             max_timestamp: None,
             created_ms: None,
+            next_offset: None,
         }
     }
 }
@@ -214,27 +217,35 @@ impl Shard {
         Ok(index)
     }
 
-    /// Looks whether a segment's object is the one that its name says. Its batches cannot tell: another segment may have
-    /// batches of the same offsets.
+    /// Looks whether a segment's object is the one that its name says, unless that is known. Its batches cannot tell:
+    /// another segment may have batches of the same offsets.
     async fn segment_is_itself(&self, key: PartitionKey, base_offset: i64) -> Result<(), StoreError> {
-        if self
-            .segment_ref(key, base_offset)
-            .is_some_and(|found| found.created_ms.is_some())
-        {
+        let known = self.segment_ref(key, base_offset);
+        if known.is_some_and(|found| found.created_ms.is_some()) {
             return Ok(());
         }
         let name = self.segment_key(key, base_offset)?;
-        let range = 0..segment::HEADER_LEN as u64;
-        let header = self.cache.read(&name, range.clone()).await?.concat();
-        let created_ms = match segment::parse_created(&header, base_offset) {
-            Ok(created_ms) => created_ms,
+        let header = self.cache.read(&name, 0..segment::HEADER_LEN as u64).await?.concat();
+        match segment::parse_created(&header, base_offset) {
+            Ok(created_ms) => {
+                self.note_segment(key, base_offset, |found| found.created_ms = Some(created_ms));
+                Ok(())
+            }
             Err(error) => {
                 self.metrics.damaged_reads.add(1);
                 log::error!("{name} is damaged: {error}; reading it again");
-                let again = self.cache.read_again(&name, range).await?.concat();
-                segment::parse_created(&again, base_offset).map_err(|error| damaged(format!("{name}: {error}")))?
+                self.segment_is_still_itself(key, base_offset).await
             }
-        };
+        }
+    }
+
+    /// The same by what the store has now, whatever was known.
+    pub(super) async fn segment_is_still_itself(&self, key: PartitionKey, base_offset: i64) -> Result<(), StoreError> {
+        let name = self.segment_key(key, base_offset)?;
+        let range = 0..segment::HEADER_LEN as u64;
+        let header = self.cache.read_again(&name, range).await?.concat();
+        let created_ms =
+            segment::parse_created(&header, base_offset).map_err(|error| damaged(format!("{name}: {error}")))?;
         self.note_segment(key, base_offset, |found| found.created_ms = Some(created_ms));
         Ok(())
     }
@@ -292,23 +303,33 @@ impl Shard {
             return Ok(known);
         }
         let name = self.segment_part_key(key, base_offset, Part::Kfst)?;
-        let max_timestamp = match self.store.get_range(&name, 0..64).await {
-            Ok(bytes) => match segment::parse_max_timestamp(&bytes) {
-                Ok(max_timestamp) => Some(max_timestamp),
-                Err(error) => {
-                    log::warn!("{name} is damaged: {error}; the records count as young as their segment");
-                    None
+        let times = match self.store.get_range(&name, 0..64).await {
+            Ok(bytes) => {
+                match segment::parse_times(&bytes) {
+                    Ok(times) if times.base_offset == base_offset => Some(times),
+                    Ok(times) => {
+                        let other = times.base_offset;
+                        log::warn!("{name} is that of the segment from {other} on; the records count as young as their segment");
+                        None
+                    }
+                    Err(error) => {
+                        log::warn!("{name} is damaged: {error}; the records count as young as their segment");
+                        None
+                    }
                 }
-            },
+            }
             Err(StoreError::NotFound(_)) => None,
             Err(error) => return Err(error),
         };
-        let max_timestamp = match max_timestamp {
-            Some(max_timestamp) => max_timestamp,
+        let max_timestamp = match &times {
+            Some(times) => times.max_timestamp,
             // The sidecar is optional. Without it the records are taken to be as young as the segment.
             None => self.segment_created(key, base_offset).await?,
         };
-        self.note_segment(key, base_offset, |found| found.max_timestamp = Some(max_timestamp));
+        self.note_segment(key, base_offset, |found| {
+            found.max_timestamp = Some(max_timestamp);
+            found.next_offset = times.map(|times| times.next_offset);
+        });
         Ok(max_timestamp)
     }
 
@@ -353,35 +374,66 @@ impl Shard {
         }
     }
 
-    /// The first offset at or after `offset` in a segment that has records of time `at` or later.
+    /// The first offset at or after `offset` that may have a record of time `at` or later, as far as segments go. That is
+    /// also where one is missing: whoever reads there is told.
     pub(super) async fn skip_older_segments(
         &self,
         key: PartitionKey,
         offset: i64,
         at: i64,
     ) -> Result<Option<i64>, StoreError> {
-        for base_offset in self.segments_from(key, offset).await? {
+        let (bases, end) = self.segments_from(key, offset).await?;
+        if offset < bases.first().copied().unwrap_or(end) {
+            return Ok(Some(offset));
+        }
+        let ends = bases.iter().skip(1).copied().chain([end]);
+        for (base_offset, end) in bases.iter().copied().zip(ends) {
             if self.segment_time(key, base_offset).await? >= at {
                 return Ok(Some(base_offset.max(offset)));
+            }
+            if let Some(gap) = self.ends_before(key, base_offset, end) {
+                return Ok(Some(gap.max(offset)));
             }
         }
         Ok(None)
     }
 
-    /// The largest timestamp in any segment.
-    pub(super) async fn largest_segment_timestamp(&self, key: PartitionKey) -> Result<Option<i64>, StoreError> {
+    /// The largest timestamp in any segment from `start` on.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if a segment is missing: it may have had the largest.
+    pub(super) async fn largest_segment_timestamp(
+        &self,
+        key: PartitionKey,
+        start: i64,
+    ) -> Result<Option<i64>, StoreError> {
+        let (bases, end) = self.segments_from(key, start).await?;
+        let missing = |offset: i64| damaged(format!("offset {offset} of {key:?} is in no segment"));
+        if start < bases.first().copied().unwrap_or(end) {
+            return Err(missing(start));
+        }
         let mut largest = None;
-        for base_offset in self.segments_from(key, 0).await? {
+        let ends = bases.iter().skip(1).copied().chain([end]);
+        for (base_offset, end) in bases.iter().copied().zip(ends) {
             largest = largest.max(Some(self.segment_max_timestamp(key, base_offset).await?));
+            if let Some(gap) = self.ends_before(key, base_offset, end) {
+                return Err(missing(gap));
+            }
         }
         Ok(largest)
     }
 
-    /// Base offsets of the segments that reach beyond `offset`; none if the offset lies in the tail.
-    async fn segments_from(&self, key: PartitionKey, offset: i64) -> Result<Vec<i64>, StoreError> {
+    /// Where a segment ends, if that is known to be before `end`, where the next one begins.
+    fn ends_before(&self, key: PartitionKey, base_offset: i64, end: i64) -> Option<i64> {
+        let next_offset = self.segment_ref(key, base_offset)?.next_offset?;
+        (next_offset < end).then_some(next_offset)
+    }
+
+    /// Base offsets of the segments that reach beyond `offset`, none if the offset lies in the tail; and where the tail begins.
+    async fn segments_from(&self, key: PartitionKey, offset: i64) -> Result<(Vec<i64>, i64), StoreError> {
         let in_tail = |partition: &Partition| offset >= partition.log.rolled_offset();
         if self.state.borrow().partitions.get(&key).is_none_or(in_tail) {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), offset));
         }
         self.list_segments(key).await?;
         let state = self.state.borrow();
@@ -389,7 +441,7 @@ impl Shard {
         let segments = partition.segments.listed();
         let bases: Vec<i64> = segments.map(|all| all.keys().copied().collect()).unwrap_or_default();
         let from = bases.partition_point(|base| *base <= offset).saturating_sub(1);
-        Ok(bases[from..].to_vec())
+        Ok((bases[from..].to_vec(), partition.log.rolled_offset()))
     }
 }
 

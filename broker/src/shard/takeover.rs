@@ -7,8 +7,8 @@ use super::tail::{Damage, Lost, StreamTail};
 use super::Shard;
 use crate::planted::{self, Bug};
 use futures::stream::{self, StreamExt, TryStreamExt};
-use kafscale_metastore::keys::{stream_key, RecordError, StreamRecord, StreamState};
-use kafscale_metastore::{Compare, MetastoreError, Op, Revision, Txn};
+use kafscale_metastore::keys::{RecordError, StreamRecord, StreamState};
+use kafscale_metastore::{streams, MetastoreError, OperationError, Revision, Versioned};
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::ObjectRef;
 use kafscale_storage_engine::wal::decide::{self, PutOutcome, SealState, SlotContent, SuccessorAction};
@@ -70,6 +70,16 @@ pub enum ClaimError {
     Contended(String),
 }
 
+impl From<OperationError> for ClaimError {
+    fn from(error: OperationError) -> Self {
+        match error {
+            OperationError::Metastore(error) => error.into(),
+            OperationError::Record { source, .. } => source.into(),
+            OperationError::Conflict => ClaimError::Contended("a record".to_string()),
+        }
+    }
+}
+
 impl ClaimError {
     /// Whether what is stored is damaged or missing, so that trying again soon would not help.
     pub(crate) fn is_damage(&self) -> bool {
@@ -92,45 +102,50 @@ impl Shard {
     /// Ends `stream` for ever, unless that was done before: its record, and the slot where it ends.
     pub(crate) async fn seal(&self, stream: StreamId) -> Result<(StreamRecord, u64), ClaimError> {
         for _ in 0..TXN_ATTEMPTS {
-            let (record, revision) = self.read_stream(stream).await?;
-            match decide::begin_takeover(seal_state(&record), record.first_live_seq) {
+            let (record, _) = self.read_stream(stream).await?;
+            let moved_on = match decide::begin_takeover(seal_state(&record), record.first_live_seq) {
                 SuccessorAction::MarkSealing if planted::is(Bug::SealingSkipped) => {
                     let end_seq = self.fence(stream, record.first_live_seq).await?;
-                    let sealed_ms = self.runtime.wall_clock_ms();
-                    let state = StreamState::Sealed { end_seq, sealed_ms };
-                    let (_, revision) = self.read_stream(stream).await?;
-                    let sealed = StreamRecord { state, ..record };
-                    self.replace_stream(stream, revision, &sealed).await?;
+                    // The mark comes too late: the owner may have trimmed meanwhile, which the record as it was read denies.
+                    streams::mark_sealing(&*self.metastore, stream.0).await?;
+                    let sealed = self.record_seal(stream, end_seq).await?;
+                    let (first_live, merged) = (record.first_live_seq, record.merged.clone());
+                    streams::trim_sealed(&*self.metastore, stream.0, &sealed, first_live, merged).await
                 }
                 SuccessorAction::MarkSealing => {
                     let StreamRecord { broker_id, shard, .. } = record;
                     log::info!("end stream {stream} of broker {broker_id} shard {shard}");
-                    let sealing = StreamRecord {
-                        state: StreamState::Sealing,
-                        ..record
-                    };
-                    self.replace_stream(stream, revision, &sealing).await?;
+                    streams::mark_sealing(&*self.metastore, stream.0).await
                 }
                 SuccessorAction::PutFence(first) => {
                     let end_seq = self.fence(stream, first).await?;
-                    let sealed_ms = self.runtime.wall_clock_ms();
-                    let sealed = StreamRecord {
-                        state: StreamState::Sealed { end_seq, sealed_ms },
-                        ..record
-                    };
-                    self.replace_stream(stream, revision, &sealed).await?;
+                    self.record_seal(stream, end_seq).await
                 }
                 SuccessorAction::Adopt(end_seq) => return Ok((record, end_seq)),
-                SuccessorAction::RecordSeal(_) => {}
+                SuccessorAction::RecordSeal(_) => continue,
+            };
+            match moved_on {
+                // The record decides: it is read again.
+                Ok(_)
+                | Err(OperationError::Conflict)
+                | Err(OperationError::Metastore(MetastoreError::OutcomeUnknown(_))) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Err(ClaimError::Contended(format!("stream {stream}")))
     }
 
+    async fn record_seal(&self, stream: StreamId, end_seq: u64) -> Result<Versioned<StreamRecord>, OperationError> {
+        let sealed_ms = self.runtime.wall_clock_ms();
+        streams::seal(&*self.metastore, stream.0, end_seq, sealed_ms).await
+    }
+
     pub(super) async fn read_stream(&self, stream: StreamId) -> Result<(StreamRecord, Revision), ClaimError> {
-        let found = self.metastore.get(&stream_key(stream.0)).await?;
-        let found = found.ok_or_else(|| ClaimError::Inconsistent(format!("stream {stream} has no record")))?;
-        let record = StreamRecord::decode(&found.value)?;
+        let found = streams::load_stream(&*self.metastore, stream.0).await?;
+        let Versioned {
+            value: record,
+            mod_revision,
+        } = found.ok_or_else(|| ClaimError::Inconsistent(format!("stream {stream} has no record")))?;
         if let Some((one, other)) = record.overlap() {
             return Err(ClaimError::Inconsistent(format!(
                 "the record of stream {stream} counts slots twice: {}..={} and {}..={}; its partitions cannot be served: \
@@ -138,30 +153,7 @@ impl Shard {
                 one.0, one.1, other.0, other.1
             )));
         }
-        Ok((record, found.mod_revision))
-    }
-
-    /// Replaces a stream's record if it is unchanged. Whether it was is for the next read to tell.
-    async fn replace_stream(
-        &self,
-        stream: StreamId,
-        revision: Revision,
-        record: &StreamRecord,
-    ) -> Result<Option<Revision>, ClaimError> {
-        let key = stream_key(stream.0);
-        let txn = Txn {
-            compares: vec![Compare::ModRevision(key.clone(), revision)],
-            ops: vec![Op::Put {
-                key,
-                value: record.encode(),
-                lease: None,
-            }],
-        };
-        match self.metastore.txn(txn).await {
-            Ok(outcome) => Ok(outcome.succeeded.then_some(outcome.revision)),
-            Err(MetastoreError::OutcomeUnknown(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok((record, mod_revision))
     }
 
     /// Puts a fence where the stream ends, at or after `first`; returns that slot.
@@ -434,7 +426,7 @@ fn check_header(bytes: &[u8], object: ObjectRef) -> Result<(), WalError> {
     }
 }
 
-fn seal_state(record: &StreamRecord) -> SealState {
+pub(super) fn seal_state(record: &StreamRecord) -> SealState {
     match record.state {
         StreamState::Open => SealState::Open,
         StreamState::Sealing => SealState::Sealing,

@@ -1,5 +1,6 @@
 //! Brokers made of the real parts above the seams, on simulated machines that share an object store and a metastore.
 
+use crate::checkers::bounds;
 use crate::checkers::ledger::Place;
 use crate::content::Damages;
 use crate::executor::{Lag, ProcessId, SimRuntime, World, ENVIRONMENT};
@@ -373,6 +374,11 @@ impl Cluster {
             };
             self.world.spawn(process, "connection", Box::pin(serve));
         }
+    }
+
+    /// Shards that keep more in memory than they may once all is well, and what.
+    pub fn excess(&self) -> Vec<String> {
+        bounds::look(&self.shards(), &self.shape.settings, &self.shape.tuning)
     }
 
     /// The partitions that may be refused as things are.

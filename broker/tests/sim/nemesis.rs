@@ -91,6 +91,9 @@ impl Nemesis {
             // Not everything in every run: some faults hide others.
             FAULTS.into_iter().filter(|_| random.permille(450)).collect()
         });
+        if self.switches.metastore_only {
+            chosen = vec![Fault::MetaCut];
+        }
         if self.switches.damage && self.world.draw(|random| random.permille(200)) {
             chosen.push(Fault::Damage);
         }

@@ -341,6 +341,7 @@ async fn scenario(world: World, switches: Switches) -> (usize, usize, usize) {
         || !wait_until_idle(&world, &work, |who| !who.starts_with("member")).await
         || (whole && !wait_until_groups_rest(&world, &work, &plan, &ends).await)
         || !wait_until_idle(&world, &work, |_| true).await
+        || (whole && !wait_until_bounded(&world, &cluster).await)
     {
         return (0, 0, 0);
     }
@@ -507,6 +508,22 @@ async fn wait_until_placed(world: &World, cluster: &Cluster, partitions: usize) 
             return false;
         }
         world.sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits until no shard keeps more in memory than it may.
+async fn wait_until_bounded(world: &World, cluster: &Cluster) -> bool {
+    let until = world.now() + PROGRESS_MAX;
+    loop {
+        let excess = cluster.excess();
+        if excess.is_empty() {
+            return true;
+        }
+        if world.now() >= until {
+            world.violate(format!("after {PROGRESS_MAX:?} {}", excess.join("; ")));
+            return false;
+        }
+        world.sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -2,9 +2,9 @@
 
 use crate::keys::{BrokerRecord, ClusterRecord, MergedObject, PartitionRecord, StreamState};
 use crate::operation::OperationError;
-use crate::partitions::{claim_partitions, load_partition, load_topic_partitions, remove_partitions, update_partition};
-use crate::partitions::{update_partitions, PartitionWrite};
-use crate::store::Metastore;
+use crate::partitions::{claim_length, claim_partitions, load_partition, load_partitions, remove_partitions};
+use crate::partitions::{update_partition, Claim, PartitionWrite, StoredPartition};
+use crate::store::{Metastore, Revision, TXN_OPS_MAX};
 use crate::topics::{create_topic, delete_topic, forget_deleted_topic, load_deleted_topics, load_topic, load_topics};
 use crate::topics::{update_topic, NewTopic};
 use crate::{brokers, cluster, counters, streams};
@@ -18,7 +18,8 @@ pub(super) async fn check_all(store: &dyn Metastore) {
     no_topic_has_a_folder_of_the_broker(store).await;
     a_later_life_of_a_broker_replaces_an_earlier_one(store).await;
     a_stream_is_trimmed_only_while_open_and_sealed_once(store).await;
-    partitions_are_claimed_in_batches_and_conflicts_stay_alone(store).await;
+    partitions_are_claimed_together_or_not_at_all(store).await;
+    a_claim_fails_when_anything_it_relies_on_has_changed(store).await;
     many_records_are_listed_whole(store).await;
 }
 
@@ -127,10 +128,6 @@ async fn a_later_life_of_a_broker_replaces_an_earlier_one(store: &dyn Metastore)
         .expect("an earlier life is there");
     let older = brokers::register_broker(store, lease, &broker(5), 100, Some(first)).await;
     assert_eq!(older, Err(OperationError::Conflict));
-    assert_eq!(
-        brokers::deregister_broker(store, 1, first).await,
-        Err(OperationError::Conflict)
-    );
     let live = brokers::load_brokers(store).await.expect("readable").items;
     assert_eq!(
         (live.len(), &live[0].value, live[0].mod_revision),
@@ -141,11 +138,6 @@ async fn a_later_life_of_a_broker_replaces_an_earlier_one(store: &dyn Metastore)
         .expect("readable")
         .expect("it lives");
     assert_eq!((registered.broker.value, registered.started_ms), (broker(6), Some(200)));
-    brokers::deregister_broker(store, 1, second).await.expect("it is ours");
-    assert_eq!(brokers::load_broker(store, 1).await, Ok(None));
-    brokers::register_broker(store, lease, &broker(7), 300, None)
-        .await
-        .expect("nobody is there");
     store.lease_revoke(lease).await.expect("it runs");
     assert!(brokers::load_brokers(store).await.expect("readable").items.is_empty());
 }
@@ -239,60 +231,127 @@ fn claim(topic: u8, partition: i32, leader: i32) -> PartitionWrite {
     }
 }
 
-async fn partitions_are_claimed_in_batches_and_conflicts_stay_alone(store: &dyn Metastore) {
-    let id = TopicId([20; 16]);
-    let others: Vec<_> = [3, 150].map(|partition| claim(20, partition, 2)).to_vec();
-    assert!(claim_partitions(store, &others).await.iter().all(Result::is_ok));
-    let claims: Vec<_> = (0..250).map(|partition| claim(20, partition, 1)).collect();
-    let results = claim_partitions(store, &claims).await;
-    for (partition, result) in results.iter().enumerate() {
-        let taken = [3, 150].contains(&partition);
-        assert_eq!(
-            result.as_ref().err(),
-            taken.then_some(&OperationError::Conflict),
-            "partition {partition}"
-        );
-    }
-    let stored = load_topic_partitions(store, id).await.expect("readable").items;
-    assert_eq!(stored.len(), 250);
-    let at_four = stored.iter().find(|item| item.partition == 4).expect("claimed");
-    assert_eq!(Ok(at_four.record.mod_revision), results[4]);
-    let mut record = at_four.record.value.clone();
-    record.rolled_offset = 10;
-    let updated = update_partition(store, id, 4, at_four.record.mod_revision, &record)
-        .await
-        .expect("unchanged");
-    let found = load_partition(store, id, 4).await.expect("readable").expect("claimed");
-    assert_eq!((found.value, found.mod_revision), (record.clone(), updated));
-    let stale = update_partition(store, id, 4, at_four.record.mod_revision, &record).await;
-    assert_eq!(stale, Err(OperationError::Conflict));
-    let again = PartitionWrite {
-        expected: Some(updated),
-        ..claim(20, 4, 1)
+/// Claims on a stream of its own, by broker 1, which is not registered.
+async fn claim_all(store: &dyn Metastore, writes: &[PartitionWrite]) -> Result<Revision, OperationError> {
+    let (stream, opened) = streams::open_stream(store, 1, 5, 0).await?;
+    let claim = Claim {
+        brokers: &[(1, None)],
+        stream: (stream, opened.mod_revision),
+        writes,
     };
-    assert!(update_partitions(store, &[again]).await[0].is_ok());
-    claims_of_a_deleted_topic_fail(store).await;
-    remove_partitions(store, id).await.expect("removed");
-    assert_eq!(load_topic_partitions(store, id).await.expect("readable").items, []);
-    assert!(claim_partitions(store, &[]).await.is_empty());
+    claim_partitions(store, &claim).await
 }
 
-async fn claims_of_a_deleted_topic_fail(store: &dyn Metastore) {
-    let gone = create_topic(store, &topic("gone", 21)).await.expect("the name is free");
+async fn of_topic(store: &dyn Metastore, topic: u8) -> Vec<StoredPartition> {
+    let all = load_partitions(store).await.expect("readable").items;
+    all.into_iter()
+        .filter(|stored| stored.topic_id == TopicId([topic; 16]))
+        .collect()
+}
+
+async fn partitions_are_claimed_together_or_not_at_all(store: &dyn Metastore) {
+    let id = TopicId([20; 16]);
+    claim_all(store, &[claim(20, 3, 2)]).await.expect("nobody has it");
+    let claims: Vec<_> = (0..5).map(|partition| claim(20, partition, 1)).collect();
+    assert_eq!(
+        claim_all(store, &claims).await,
+        Err(OperationError::Conflict),
+        "3 has changed"
+    );
+    assert_eq!(of_topic(store, 20).await.len(), 1);
+    let revision = claim_all(store, &claims[..3]).await.expect("nobody has them");
+    let stored = of_topic(store, 20).await;
+    assert_eq!(stored.len(), 4);
+    assert_eq!(stored[2].record.mod_revision, revision);
+    let mut record = stored[2].record.value.clone();
+    record.rolled_offset = 10;
+    let updated = update_partition(store, id, 2, revision, &record)
+        .await
+        .expect("unchanged");
+    let found = load_partition(store, id, 2).await.expect("readable").expect("claimed");
+    assert_eq!((found.value, found.mod_revision), (record.clone(), updated));
+    let stale = update_partition(store, id, 2, revision, &record).await;
+    assert_eq!(stale, Err(OperationError::Conflict));
+    remove_partitions(store, id).await.expect("removed");
+    assert_eq!(of_topic(store, 20).await, []);
+    assert!(claim_all(store, &[]).await.is_err(), "nothing to claim");
+}
+
+async fn a_claim_fails_when_anything_it_relies_on_has_changed(store: &dyn Metastore) {
+    let broker = BrokerRecord {
+        broker_id: 8,
+        incarnation: 50,
+        host: "h".to_string(),
+        port: 9092,
+        rack: None,
+        shards: 1,
+        shard_ports: Vec::new(),
+    };
+    let lease = store.lease_grant(60_000).await.expect("granted");
+    brokers::register_broker(store, lease, &broker, 100, None)
+        .await
+        .expect("nobody is there");
+    let (stream, opened) = streams::open_stream(store, 8, 50, 0).await.expect("opened");
+    let writes = [claim(40, 0, 8)];
+    let claim_by = |pictured: Option<BrokerRecord>, stream_revision| {
+        let brokers = [(8, pictured)];
+        async move {
+            let claim = Claim {
+                brokers: &brokers,
+                stream: (stream, stream_revision),
+                writes: &[claim(40, 0, 8)],
+            };
+            claim_partitions(store, &claim).await
+        }
+    };
+    let other_life = BrokerRecord {
+        incarnation: 49,
+        ..broker.clone()
+    };
+    for pictured in [None, Some(other_life)] {
+        let claimed = claim_by(pictured, opened.mod_revision).await;
+        assert_eq!(
+            claimed,
+            Err(OperationError::Conflict),
+            "the broker is registered otherwise"
+        );
+    }
+    let gone = create_topic(store, &topic("gone", 40)).await.expect("the name is free");
     delete_topic(store, "gone", &gone, 1).await.expect("unchanged");
-    // As many topics as partitions: the compares, not the writes, fill the transactions.
-    let claims: Vec<_> = (0..100)
-        .map(|n| claim(if n == 50 { 21 } else { 100 + n }, 0, 1))
-        .collect();
-    let results = claim_partitions(store, &claims).await;
-    let failed: Vec<_> = (0..100).filter(|n| results[*n].is_err()).collect();
-    assert_eq!(failed, [50]);
+    let of_deleted = claim_by(Some(broker.clone()), opened.mod_revision).await;
+    assert_eq!(of_deleted, Err(OperationError::Conflict), "the topic was deleted");
+    forget_deleted_topic(store, writes[0].topic_id)
+        .await
+        .expect("it was deleted");
+    streams::mark_sealing(store, stream).await.expect("it is open");
+    let on_sealing = claim_by(Some(broker.clone()), opened.mod_revision).await;
+    assert_eq!(
+        on_sealing,
+        Err(OperationError::Conflict),
+        "the stream is not open any more"
+    );
+    let (stream, opened) = streams::open_stream(store, 8, 50, 0).await.expect("opened");
+    let brokers = [(8, Some(broker))];
+    let claim = Claim {
+        brokers: &brokers,
+        stream: (stream, opened.mod_revision),
+        writes: &writes,
+    };
+    claim_partitions(store, &claim).await.expect("all is as it says");
+    remove_partitions(store, writes[0].topic_id).await.expect("removed");
+    store.lease_revoke(lease).await.expect("it runs");
 }
 
 async fn many_records_are_listed_whole(store: &dyn Metastore) {
     let claims: Vec<_> = (0..2_500).map(|partition| claim(30, partition, 1)).collect();
-    assert!(claim_partitions(store, &claims).await.iter().all(Result::is_ok));
-    let stored = load_topic_partitions(store, TopicId([30; 16])).await.expect("readable");
-    assert!(stored.items.iter().map(|item| item.partition).eq(0..2_500));
+    let mut rest = &claims[..];
+    while !rest.is_empty() {
+        let count = claim_length(rest.iter().map(|write| (write.topic_id, Some(write.record.leader))));
+        assert_eq!(count.min(TXN_OPS_MAX), count);
+        claim_all(store, &rest[..count]).await.expect("nobody has them");
+        rest = &rest[count..];
+    }
+    let stored = of_topic(store, 30).await;
+    assert!(stored.iter().map(|item| item.partition).eq(0..2_500));
     remove_partitions(store, TopicId([30; 16])).await.expect("removed");
 }

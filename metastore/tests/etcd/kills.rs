@@ -5,7 +5,8 @@ use futures::executor::block_on;
 use kafscale_codec::types::TopicId;
 use kafscale_metastore::etcd::EtcdMetastore;
 use kafscale_metastore::keys::{partition_key, PartitionRecord};
-use kafscale_metastore::partitions::{claim_partitions, load_partition, update_partition, PartitionWrite};
+use kafscale_metastore::partitions::{claim_partitions, load_partition, update_partition, Claim, PartitionWrite};
+use kafscale_metastore::streams::open_stream;
 use kafscale_metastore::{Metastore, MetastoreError, OperationError, Versioned};
 use kafscale_test_etcd::Cluster;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,7 +95,13 @@ fn kills_of_the_leader_lose_no_count_and_repeat_none() {
             record: record(),
         })
         .collect();
-    assert!(block_on(claim_partitions(&store, &claims)).iter().all(Result::is_ok));
+    let (stream, opened) = block_on(open_stream(&store, 1, 1, 0)).unwrap();
+    let claim = Claim {
+        brokers: &[(1, None)],
+        stream: (stream, opened.mod_revision),
+        writes: &claims,
+    };
+    block_on(claim_partitions(&store, &claim)).unwrap();
     let lease = block_on(store.lease_grant(15_000)).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..WRITERS)

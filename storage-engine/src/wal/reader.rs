@@ -67,6 +67,21 @@ pub fn parse_header(bytes: &[u8]) -> Result<WalHeader, WalError> {
     })
 }
 
+/// Looks whether an object that begins with these bytes is the one of these slots.
+///
+/// # Errors
+/// As [`parse_header`], or [`WalError::Impossible`] if it is another object.
+pub fn check_slots(bytes: &[u8], stream: StreamId, first_seq: u64, last_seq: u64) -> Result<(), WalError> {
+    let found = parse_header(bytes)?;
+    match (found.stream, found.first_seq, found.last_seq) == (stream, first_seq, last_seq) {
+        true => Ok(()),
+        false => Err(WalError::Impossible(format!(
+            "slots {} to {} of stream {}: the object is another's",
+            found.first_seq, found.last_seq, found.stream
+        ))),
+    }
+}
+
 fn be_u64(bytes: &[u8; HEADER_LEN], at: usize) -> u64 {
     let mut field = [0; 8];
     field.copy_from_slice(&bytes[at..at + 8]);

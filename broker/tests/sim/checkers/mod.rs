@@ -1,5 +1,6 @@
 //! What must hold whatever happens; each file is one promise of docs/architecture.md.
 
+pub mod bounds;
 pub mod coordinators;
 pub mod groups;
 pub mod ledger;
