@@ -29,7 +29,9 @@ build: ## Release binaries in target/release
 	@ci/install.sh
 	cargo build --release --locked
 
-run: build ## A broker on this machine: records in ./kafscale-data, nothing else needed
+run: ## A broker on this machine: records in ./kafscale-data, nothing else needed
+	@ci/install.sh
+	cargo build --release --locked -p kafscale-broker
 	$${CARGO_TARGET_DIR:-target}/release/kafscale-broker
 
 test: ## Format, lints, licences, generated docs and all tests
