@@ -1,5 +1,6 @@
 //! Reading: memory, then write-ahead objects, then segments; stored batches go out as they are.
 
+use super::segments::given_up;
 use super::Shard;
 use crate::mailbox::{FetchPartition, FetchRequest, FetchResult, ListOffsetsResult, WaitRequest};
 use bytes::Bytes;
@@ -495,12 +496,25 @@ impl Shard {
 
     /// The next offset at or after `offset` whose segment or run may hold a record of that time.
     async fn skip_older(&self, key: PartitionKey, offset: i64, at: i64) -> Result<Option<i64>, StoreError> {
-        if let Some(from) = self.skip_older_segments(key, offset, at).await? {
-            return Ok(Some(from));
-        }
-        let state = self.state.borrow();
+        let mut offset = offset;
+        let state = loop {
+            match self.skip_older_segments(key, offset, at).await? {
+                Ok(from) => return Ok(Some(from)),
+                Err(end) => {
+                    let state = self.state.borrow();
+                    let Some(partition) = state.partitions.get(&key) else {
+                        return Err(given_up(key));
+                    };
+                    // What was in the tail may have been rolled while the segments were looked at.
+                    if partition.log.rolled_offset() <= end {
+                        break state;
+                    }
+                    offset = offset.max(end);
+                }
+            }
+        };
         let Some(partition) = state.partitions.get(&key) else {
-            return Ok(None);
+            return Err(given_up(key));
         };
         let run = partition
             .log

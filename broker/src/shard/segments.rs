@@ -3,6 +3,7 @@
 use super::fetch::{damaged, Source};
 use super::{Partition, Shard};
 use crate::planted::{self, Bug};
+use kafscale_codec::record_batch::{BatchHeader, HEADER_LEN as BATCH_HEADER_LEN};
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::PartitionKey;
 use kafscale_storage_engine::segment::{self, Index, Part, FOOTER_LEN};
@@ -11,6 +12,9 @@ use std::rc::Rc;
 
 /// Parsed indexes kept per partition.
 const INDEXES_MAX: usize = 4;
+
+/// Headers of batches that are read in one turn on the executor.
+const BATCHES_PER_TURN: u32 = 256;
 
 /// What is known of one segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -304,33 +308,55 @@ impl Shard {
         }
         let name = self.segment_part_key(key, base_offset, Part::Kfst)?;
         let times = match self.store.get_range(&name, 0..64).await {
-            Ok(bytes) => {
-                match segment::parse_times(&bytes) {
-                    Ok(times) if times.base_offset == base_offset => Some(times),
-                    Ok(times) => {
-                        let other = times.base_offset;
-                        log::warn!("{name} is that of the segment from {other} on; the records count as young as their segment");
-                        None
-                    }
-                    Err(error) => {
-                        log::warn!("{name} is damaged: {error}; the records count as young as their segment");
-                        None
-                    }
+            Ok(bytes) => match segment::parse_times(&bytes) {
+                Ok(times) if times.base_offset == base_offset => Some(times),
+                Ok(times) => {
+                    let other = times.base_offset;
+                    log::warn!("{name} is that of the segment from {other} on; the segment itself is read");
+                    None
                 }
-            }
+                Err(error) => {
+                    log::warn!("{name} is damaged: {error}; the segment itself is read");
+                    None
+                }
+            },
             Err(StoreError::NotFound(_)) => None,
             Err(error) => return Err(error),
         };
         let max_timestamp = match &times {
             Some(times) => times.max_timestamp,
-            // The sidecar is optional. Without it the records are taken to be as young as the segment.
-            None => self.segment_created(key, base_offset).await?,
+            // The sidecar is optional. When the segment was made would not do: clocks differ, the producers' too.
+            None => self.read_max_timestamp(key, base_offset).await?,
         };
         self.note_segment(key, base_offset, |found| {
             found.max_timestamp = Some(max_timestamp);
             found.next_offset = times.map(|times| times.next_offset);
         });
         Ok(max_timestamp)
+    }
+
+    /// The largest timestamp that the headers of a segment's batches tell; negative if none tells one.
+    async fn read_max_timestamp(&self, key: PartitionKey, base_offset: i64) -> Result<i64, StoreError> {
+        self.segment_is_itself(key, base_offset).await?;
+        let name = self.segment_key(key, base_offset)?;
+        let bytes = self.segment_ref(key, base_offset).map_or(0, |found| found.bytes);
+        let end = bytes.saturating_sub(FOOTER_LEN as u64);
+        let (mut at, mut largest) = (segment::HEADER_LEN as u64, -1);
+        let mut batches = 0u32;
+        while at < end {
+            let header = self
+                .cache
+                .read(&name, at..end.min(at + BATCH_HEADER_LEN as u64))
+                .await?;
+            let header = BatchHeader::parse(&header.concat()).map_err(|error| damaged(format!("{name}: {error}")))?;
+            largest = largest.max(header.max_timestamp);
+            at += header.total_len() as u64;
+            batches = batches.wrapping_add(1);
+            if batches.is_multiple_of(BATCHES_PER_TURN) {
+                self.runtime.yield_now().await;
+            }
+        }
+        Ok(largest)
     }
 
     /// By when all records of a segment were written, for retention and look-ups by time: its largest timestamp, or as
@@ -374,28 +400,29 @@ impl Shard {
         }
     }
 
-    /// The first offset at or after `offset` that may have a record of time `at` or later, as far as segments go. That is
-    /// also where one is missing: whoever reads there is told.
+    /// The first offset at or after `offset` that may have a record of time `at` or later, as far as segments go
+    /// ([`Ok`]), or where the segments ended that were looked at ([`Err`]). The first is also where one is missing: whoever
+    /// reads there is told.
     pub(super) async fn skip_older_segments(
         &self,
         key: PartitionKey,
         offset: i64,
         at: i64,
-    ) -> Result<Option<i64>, StoreError> {
+    ) -> Result<Result<i64, i64>, StoreError> {
         let (bases, end) = self.segments_from(key, offset).await?;
         if offset < bases.first().copied().unwrap_or(end) {
-            return Ok(Some(offset));
+            return Ok(Ok(offset));
         }
         let ends = bases.iter().skip(1).copied().chain([end]);
         for (base_offset, end) in bases.iter().copied().zip(ends) {
             if self.segment_time(key, base_offset).await? >= at {
-                return Ok(Some(base_offset.max(offset)));
+                return Ok(Ok(base_offset.max(offset)));
             }
             if let Some(gap) = self.ends_before(key, base_offset, end) {
-                return Ok(Some(gap.max(offset)));
+                return Ok(Ok(gap.max(offset)));
             }
         }
-        Ok(None)
+        Ok(Err(end))
     }
 
     /// The largest timestamp in any segment from `start` on.

@@ -39,7 +39,7 @@ pub struct Limits {
 /// What decides when a record may go.
 #[derive(Debug, Clone, Copy)]
 struct Made {
-    /// When it says it was made, else when it was sent, by the slowest clock there was.
+    /// When it says it was made, else when it was sent.
     timestamp_ms: i64,
     says_when: bool,
     bytes: i64,
@@ -109,8 +109,8 @@ impl Ledger {
     pub fn made(&self, place: &Place, id: RecordId, timestamp_ms: i64, bytes: usize) {
         let says_when = timestamp_ms >= 0;
         let timestamp_ms = match timestamp_ms {
-            // Its segment's time counts, which is later than this.
-            ..0 => self.now_ms() + self.skew_ms.get().0,
+            // Its segment's time counts, which is later than this by a clock that is right.
+            ..0 => self.now_ms(),
             _ => timestamp_ms,
         };
         let bytes = bytes as i64;
@@ -140,7 +140,8 @@ impl Ledger {
             ));
             return;
         };
-        let now_ms = self.now_ms() + self.skew_ms.get().1;
+        let (slowest, fastest) = self.skew_ms.get();
+        let now_ms = self.now_ms() + fastest;
         // What is after a record, and what may be: its place is not known.
         let nowhere: i64 = {
             let placed: BTreeSet<RecordId> = log.known.values().copied().collect();
@@ -156,9 +157,11 @@ impl Ledger {
         let mut after: i64 = nowhere;
         for (offset, id) in log.known.iter().rev() {
             let Some(made) = log.made.get(id) else { continue };
+            // The segment was made by a clock that may have been the slowest there was.
+            let made_ms = made.timestamp_ms + if made.says_when { 0 } else { slowest };
             let too_old = limits
                 .retention_ms
-                .is_some_and(|limit| made.timestamp_ms <= now_ms - limit || (!made.says_when && some_say_when));
+                .is_some_and(|limit| made_ms <= now_ms - limit || (!made.says_when && some_say_when));
             let too_many = limits.retention_bytes.is_some_and(|limit| after >= limit);
             if (log.deletable..start).contains(offset) && !too_old && !too_many {
                 self.world.violate(format!(
