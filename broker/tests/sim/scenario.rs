@@ -334,7 +334,10 @@ async fn scenario(world: World, switches: Switches) -> (usize, usize, usize) {
         }
     }
     *work.ends.borrow_mut() = Some(ends.clone());
-    // Whoever may be refused is not waited for.
+    // Whoever may be refused is not waited for. While a topic's record is unreadable nobody can tell what is of it.
+    if cluster.damages.any() {
+        world.sleep(LENGTH_MAX).await;
+    }
     let whole = cluster.refusable().await.is_empty();
     work.groups_over.set(!whole);
     if (whole && !wait_until_placed(&world, &cluster, ends.len()).await)
