@@ -1,13 +1,14 @@
 //! Reading: memory, then write-ahead objects, then segments; stored batches go out as they are.
 
-use super::segments::given_up;
+use super::segments::{given_up, Skip};
+use super::takeover::check_header;
 use super::Shard;
 use crate::mailbox::{FetchPartition, FetchRequest, FetchResult, ListOffsetsResult, WaitRequest};
 use bytes::Bytes;
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::record_batch::{self, BatchHeader, CRC_FROM, HEADER_LEN};
 use kafscale_storage_engine::object_store::StoreError;
-use kafscale_storage_engine::partition_log::{next_offset_of, FetchPlan, ObjectRef, PartitionKey};
+use kafscale_storage_engine::partition_log::{next_offset_of, FetchPlan, ObjectRef, PartitionKey, TailRun};
 use kafscale_storage_engine::segment;
 use kafscale_storage_engine::wal;
 use std::ops::Range;
@@ -366,7 +367,7 @@ impl Shard {
             false => self.cache.read(name, range.clone()).await?,
             true => self.cache.read_again(name, range.clone()).await?,
         };
-        wal::check_slots(&header.concat(), object.stream, object.first_seq, object.last_seq).map_err(damaged)?;
+        check_header(&header.concat(), object).map_err(damaged)?;
         self.cache.mark_checked(name, range);
         Ok(())
     }
@@ -497,30 +498,22 @@ impl Shard {
     /// The next offset at or after `offset` whose segment or run may hold a record of that time.
     async fn skip_older(&self, key: PartitionKey, offset: i64, at: i64) -> Result<Option<i64>, StoreError> {
         let mut offset = offset;
-        let state = loop {
-            match self.skip_older_segments(key, offset, at).await? {
-                Ok(from) => return Ok(Some(from)),
-                Err(end) => {
-                    let state = self.state.borrow();
-                    let Some(partition) = state.partitions.get(&key) else {
-                        return Err(given_up(key));
-                    };
-                    // What was in the tail may have been rolled while the segments were looked at.
-                    if partition.log.rolled_offset() <= end {
-                        break state;
-                    }
-                    offset = offset.max(end);
-                }
+        loop {
+            let passed = match self.skip_older_segments(key, offset, at).await? {
+                Skip::ReadFrom(from) => return Ok(Some(from)),
+                Skip::PassedUntil(end) => end,
+            };
+            let state = self.state.borrow();
+            let partition = state.partitions.get(&key).ok_or_else(|| given_up(key))?;
+            // What was in the tail may have been rolled while the segments were looked at.
+            if partition.log.rolled_offset() > passed {
+                offset = offset.max(passed);
+                continue;
             }
-        };
-        let Some(partition) = state.partitions.get(&key) else {
-            return Err(given_up(key));
-        };
-        let run = partition
-            .log
-            .tail()
-            .find(|run| run.next_offset > offset && run.max_timestamp >= at);
-        Ok(run.map(|run| run.base_offset.max(offset)))
+            let may_have = |run: &&TailRun| run.next_offset > offset && run.max_timestamp >= at;
+            let run = partition.log.tail().find(may_have);
+            return Ok(run.map(|run| run.base_offset.max(offset)));
+        }
     }
 
     /// The record with the largest timestamp (KIP-734).

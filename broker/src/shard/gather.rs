@@ -1,10 +1,10 @@
 //! Reading runs back from their objects in few large reads.
 
 use super::fetch::damaged;
+use super::takeover::check_header;
 use super::Shard;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use kafscale_codec::record_batch;
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::{Location, ObjectRef, TailRun};
 use kafscale_storage_engine::wal;
@@ -57,13 +57,7 @@ impl Shard {
                 let name = self.object_key(object);
                 let bytes = self.store.get_range(&name, start..range.end).await?;
                 if start == 0 {
-                    wal::check_slots(
-                        &bytes[..bytes.len().min(wal::HEADER_LEN)],
-                        object.stream,
-                        object.first_seq,
-                        object.last_seq,
-                    )
-                    .map_err(|error| damaged(format!("{name}: {error}")))?;
+                    check_header(&bytes, object).map_err(|error| damaged(format!("{name}: {error}")))?;
                 }
                 Ok::<_, StoreError>((object, start, bytes))
             })
@@ -102,14 +96,20 @@ impl Shard {
             )));
         }
         let mut batches = Vec::new();
-        let mut at = 0;
-        while at < bytes.len() {
-            let header = record_batch::BatchHeader::parse(&bytes[at..]).map_err(damaged)?;
-            let end = at + header.total_len();
-            let batch = bytes.get(at..end).ok_or_else(|| damaged("it ends early"))?;
-            record_batch::validate_stored(batch).map_err(damaged)?;
-            batches.push(bytes.slice(at..end));
-            at = end;
+        let (mut at, mut offset) = (0, run.base_offset);
+        while offset < run.next_offset {
+            // What is rolled or merged stays: an offset that has changed would stay wrong.
+            let header = wal::batch_of_run(&bytes[at..], offset, run.next_offset, run.leader_epoch)
+                .map_err(|error| damaged(format!("{}: {error}", self.object_key(object))))?;
+            batches.push(bytes.slice(at..at + header.total_len()));
+            at += header.total_len();
+            offset = header.next_offset();
+        }
+        if at < bytes.len() {
+            return Err(damaged(format!(
+                "{}: a run goes on behind its last batch",
+                self.object_key(object)
+            )));
         }
         Ok(batches)
     }

@@ -16,6 +16,14 @@ const INDEXES_MAX: usize = 4;
 /// Headers of batches that are read in one turn on the executor.
 const BATCHES_PER_TURN: u32 = 256;
 
+/// How far a look-up by time has come in the segments.
+pub(super) enum Skip {
+    /// Here may be a record of that time, or a segment is missing: whoever reads here finds the one or is told of the other.
+    ReadFrom(i64),
+    /// No segment that begins before this offset has one.
+    PassedUntil(i64),
+}
+
 /// What is known of one segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SegmentRef {
@@ -400,29 +408,26 @@ impl Shard {
         }
     }
 
-    /// The first offset at or after `offset` that may have a record of time `at` or later, as far as segments go
-    /// ([`Ok`]), or where the segments ended that were looked at ([`Err`]). The first is also where one is missing: whoever
-    /// reads there is told.
+    /// Passes the segments from `offset` on that have no record of time `at` or later.
     pub(super) async fn skip_older_segments(
         &self,
         key: PartitionKey,
         offset: i64,
         at: i64,
-    ) -> Result<Result<i64, i64>, StoreError> {
-        let (bases, end) = self.segments_from(key, offset).await?;
-        if offset < bases.first().copied().unwrap_or(end) {
-            return Ok(Ok(offset));
+    ) -> Result<Skip, StoreError> {
+        let (segments, end) = self.segments_from(key, offset).await?;
+        if offset < segments.first().map_or(end, |(base_offset, _)| *base_offset) {
+            return Ok(Skip::ReadFrom(offset));
         }
-        let ends = bases.iter().skip(1).copied().chain([end]);
-        for (base_offset, end) in bases.iter().copied().zip(ends) {
+        for (base_offset, end) in segments {
             if self.segment_time(key, base_offset).await? >= at {
-                return Ok(Ok(base_offset.max(offset)));
+                return Ok(Skip::ReadFrom(base_offset.max(offset)));
             }
             if let Some(gap) = self.ends_before(key, base_offset, end) {
-                return Ok(Ok(gap.max(offset)));
+                return Ok(Skip::ReadFrom(gap.max(offset)));
             }
         }
-        Ok(Err(end))
+        Ok(Skip::PassedUntil(end))
     }
 
     /// The largest timestamp in any segment from `start` on.
@@ -434,14 +439,13 @@ impl Shard {
         key: PartitionKey,
         start: i64,
     ) -> Result<Option<i64>, StoreError> {
-        let (bases, end) = self.segments_from(key, start).await?;
+        let (segments, end) = self.segments_from(key, start).await?;
         let missing = |offset: i64| damaged(format!("offset {offset} of {key:?} is in no segment"));
-        if start < bases.first().copied().unwrap_or(end) {
+        if start < segments.first().map_or(end, |(base_offset, _)| *base_offset) {
             return Err(missing(start));
         }
         let mut largest = None;
-        let ends = bases.iter().skip(1).copied().chain([end]);
-        for (base_offset, end) in bases.iter().copied().zip(ends) {
+        for (base_offset, end) in segments {
             largest = largest.max(Some(self.segment_max_timestamp(key, base_offset).await?));
             if let Some(gap) = self.ends_before(key, base_offset, end) {
                 return Err(missing(gap));
@@ -456,8 +460,9 @@ impl Shard {
         (next_offset < end).then_some(next_offset)
     }
 
-    /// Base offsets of the segments that reach beyond `offset`, none if the offset lies in the tail; and where the tail begins.
-    async fn segments_from(&self, key: PartitionKey, offset: i64) -> Result<(Vec<i64>, i64), StoreError> {
+    /// The segments that reach beyond `offset`, each with the offset at which the next one or the tail begins; none if
+    /// `offset` lies in the tail. And where the tail begins, or `offset` if it lies there.
+    async fn segments_from(&self, key: PartitionKey, offset: i64) -> Result<(Vec<(i64, i64)>, i64), StoreError> {
         let in_tail = |partition: &Partition| offset >= partition.log.rolled_offset();
         if self.state.borrow().partitions.get(&key).is_none_or(in_tail) {
             return Ok((Vec::new(), offset));
@@ -465,10 +470,12 @@ impl Shard {
         self.list_segments(key).await?;
         let state = self.state.borrow();
         let partition = state.partitions.get(&key).ok_or_else(|| given_up(key))?;
+        let end = partition.log.rolled_offset();
         let segments = partition.segments.listed();
         let bases: Vec<i64> = segments.map(|all| all.keys().copied().collect()).unwrap_or_default();
         let from = bases.partition_point(|base| *base <= offset).saturating_sub(1);
-        Ok((bases[from..].to_vec(), partition.log.rolled_offset()))
+        let ends = bases.iter().skip(from + 1).copied().chain([end]);
+        Ok((bases[from..].iter().copied().zip(ends).collect(), end))
     }
 }
 

@@ -101,8 +101,8 @@ impl Shard {
 
     /// Ends `stream` for ever, unless that was done before: its record, and the slot where it ends.
     pub(crate) async fn seal(&self, stream: StreamId) -> Result<(StreamRecord, u64), ClaimError> {
+        let (mut record, _) = self.read_stream(stream).await?;
         for _ in 0..TXN_ATTEMPTS {
-            let (record, _) = self.read_stream(stream).await?;
             let moved_on = match decide::begin_takeover(seal_state(&record), record.first_live_seq) {
                 SuccessorAction::MarkSealing if planted::is(Bug::SealingSkipped) => {
                     let end_seq = self.fence(stream, record.first_live_seq).await?;
@@ -122,15 +122,18 @@ impl Shard {
                     self.record_seal(stream, end_seq).await
                 }
                 SuccessorAction::Adopt(end_seq) => return Ok((record, end_seq)),
-                SuccessorAction::RecordSeal(_) => continue,
+                SuccessorAction::RecordSeal(_) => {
+                    return Err(ClaimError::Inconsistent("a takeover begins with no seal".to_string()));
+                }
             };
-            match moved_on {
-                // The record decides: it is read again.
-                Ok(_)
-                | Err(OperationError::Conflict)
-                | Err(OperationError::Metastore(MetastoreError::OutcomeUnknown(_))) => {}
+            record = match moved_on {
+                Ok(moved_on) => moved_on.value,
+                // The stored record decides.
+                Err(OperationError::Conflict | OperationError::Metastore(MetastoreError::OutcomeUnknown(_))) => {
+                    self.read_stream(stream).await?.0
+                }
                 Err(error) => return Err(error.into()),
-            }
+            };
         }
         Err(ClaimError::Contended(format!("stream {stream}")))
     }
@@ -384,7 +387,7 @@ impl Shard {
         loop {
             let suffix = self.store.get_suffix(&key, len).await?;
             if suffix.bytes.len() as u64 == suffix.object_len {
-                // The whole object is here, so its header costs nothing: a copy under another's name is found.
+                // The whole object is here, so its header costs nothing.
                 if let Err(error) = check_header(&suffix.bytes, object) {
                     return Err(ClaimError::Wal { key, error });
                 }
@@ -416,7 +419,8 @@ enum End {
     FreeMaybe(u64),
 }
 
-fn check_header(bytes: &[u8], object: ObjectRef) -> Result<(), WalError> {
+/// Looks whether bytes begin the object that this names: a copy under another's name is found.
+pub(super) fn check_header(bytes: &[u8], object: ObjectRef) -> Result<(), WalError> {
     let header = wal::parse_header(bytes)?;
     let kind = if object.merged { Kind::Merged } else { Kind::Data };
     let wanted = (object.stream, object.first_seq, object.last_seq, kind);

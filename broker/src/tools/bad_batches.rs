@@ -8,11 +8,11 @@
 use super::objects::{read_wal, ReadError};
 use super::{ToolError, Workplace};
 use bytes::Bytes;
-use kafscale_codec::record_batch::{gap_batches, validate_stored, BatchHeader};
+use kafscale_codec::record_batch::{gap_batches, BatchHeader};
 use kafscale_metastore::brokers::load_brokers;
 use kafscale_storage_engine::object_store::StoreError;
 use kafscale_storage_engine::partition_log::PartitionKey;
-use kafscale_storage_engine::wal::{Run, WalBuilder, WalHeader};
+use kafscale_storage_engine::wal::{batch_of_run, Run, WalBuilder, WalHeader};
 
 /// Byte of a batch that has its magic, and that magic.
 const MAGIC_AT: usize = 16;
@@ -148,13 +148,7 @@ impl Repair {
 
 /// A sound batch at the front, of this offset.
 fn sound_batch(run: &Run, bytes: &[u8], offset: i64) -> Option<BatchHeader> {
-    let header = BatchHeader::parse(bytes).ok()?;
-    let batch = bytes.get(..header.total_len())?;
-    let header = validate_stored(batch).ok()?;
-    let fits = header.base_offset == offset
-        && (offset + 1..=run.next_offset).contains(&header.next_offset())
-        && header.partition_leader_epoch <= run.leader_epoch;
-    fits.then_some(header)
+    batch_of_run(bytes, offset, run.next_offset, run.leader_epoch).ok()
 }
 
 /// Splits a run into what is sound and what is not.

@@ -23,7 +23,7 @@ pub mod merge;
 mod reader;
 
 pub use builder::{fence_object, WalBuilder, WalObject};
-pub use reader::{check_slots, parse_footer, parse_header, FooterRead, WalError};
+pub use reader::{batch_of_run, parse_footer, parse_header, FooterRead, WalError};
 
 pub use crate::producer_state::ProducerChange;
 use kafscale_codec::types::TopicId;

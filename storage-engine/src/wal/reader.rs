@@ -5,6 +5,7 @@ use super::{
     Kind, ProducerChange, Run, StreamId, WalHeader, HEADER_LEN, HEADER_MAGIC, TRAILER_LEN, TRAILER_MAGIC, VERSION,
 };
 use flatbuffers::VerifierOptions;
+use kafscale_codec::record_batch::{validate_stored, BatchError, BatchHeader};
 use kafscale_codec::types::TopicId;
 
 /// Why bytes are not a write-ahead object.
@@ -67,17 +68,26 @@ pub fn parse_header(bytes: &[u8]) -> Result<WalHeader, WalError> {
     })
 }
 
-/// Looks whether an object that begins with these bytes is the one of these slots.
+/// The batch at the front of `bytes`, which must be the one of `offset` in a run that ends before `end_offset` and is of
+/// `leader_epoch`. The batch's CRC covers neither its offset nor its epoch.
 ///
 /// # Errors
-/// As [`parse_header`], or [`WalError::Impossible`] if it is another object.
-pub fn check_slots(bytes: &[u8], stream: StreamId, first_seq: u64, last_seq: u64) -> Result<(), WalError> {
-    let found = parse_header(bytes)?;
-    match (found.stream, found.first_seq, found.last_seq) == (stream, first_seq, last_seq) {
-        true => Ok(()),
+/// [`WalError::Impossible`] if there is no such batch, or its content is damaged.
+pub fn batch_of_run(bytes: &[u8], offset: i64, end_offset: i64, leader_epoch: i32) -> Result<BatchHeader, WalError> {
+    let damaged = |error: BatchError| WalError::Impossible(format!("the batch of offset {offset}: {error}"));
+    let header = BatchHeader::parse(bytes).map_err(damaged)?;
+    let batch = bytes
+        .get(..header.total_len())
+        .ok_or_else(|| WalError::Impossible(format!("the batch of offset {offset} is cut off")))?;
+    let header = validate_stored(batch).map_err(damaged)?;
+    let fits = header.base_offset == offset
+        && (offset + 1..=end_offset).contains(&header.next_offset())
+        && header.partition_leader_epoch <= leader_epoch;
+    match fits {
+        true => Ok(header),
         false => Err(WalError::Impossible(format!(
-            "slots {} to {} of stream {}: the object is another's",
-            found.first_seq, found.last_seq, found.stream
+            "where the batch of offset {offset} should be is one of offset {} and epoch {}",
+            header.base_offset, header.partition_leader_epoch
         ))),
     }
 }

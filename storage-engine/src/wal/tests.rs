@@ -1,6 +1,6 @@
 use super::*;
 use bytes::Bytes;
-use kafscale_codec::record_batch::BatchBuilder;
+use kafscale_codec::record_batch::{stamp, validate_stored, BatchBuilder};
 use proptest::prelude::*;
 
 const HEADER: WalHeader = WalHeader {
@@ -165,4 +165,22 @@ fn the_sum_of_large_valid_batches_is_that_of_their_bytes() {
         let stored = &bytes[run.position as usize..(run.position + run.length) as usize];
         assert_eq!(run.crc32c, crc32c::crc32c(stored));
     }
+}
+
+#[test]
+fn a_batch_of_another_offset_or_of_a_later_epoch_is_not_the_runs() {
+    let mut batch = BatchBuilder::new();
+    (0..3).for_each(|_| batch.push(1, None, Some(b"value"), &[]));
+    let mut batch = batch.build().unwrap().to_vec();
+    stamp(&mut batch, 15, 4);
+    assert_eq!(batch_of_run(&batch, 15, 18, 4).unwrap().next_offset(), 18);
+    assert!(batch_of_run(&batch, 15, 20, 7).is_ok(), "a merged run has batches of earlier epochs");
+    for (offset, end, epoch) in [(14, 20, 4), (16, 20, 4), (15, 17, 4), (15, 18, 3)] {
+        assert!(batch_of_run(&batch, offset, end, epoch).is_err(), "{offset} to {end} of {epoch}");
+    }
+    // The CRC does not cover it: 15 becomes 35,184,372,088,847.
+    batch[2] ^= 0x20;
+    assert!(validate_stored(&batch).is_ok());
+    assert!(batch_of_run(&batch, 15, 18, 4).is_err());
+    assert!(batch_of_run(&batch[..20], 15, 18, 4).is_err());
 }
