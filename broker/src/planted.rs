@@ -67,12 +67,8 @@ thread_local! {
 /// Puts a bug in force on this thread, or none.
 #[cfg(feature = "planted-bugs")]
 pub fn plant(bug: Option<Bug>) {
-    use kafscale_metastore::planted::{leave_out, Comparison};
     PLANTED.set(bug);
-    leave_out(match bug {
-        Some(Bug::ClaimIgnoresStream) => Some(Comparison::Stream),
-        _ => None,
-    });
+    kafscale_metastore::planted::ignore_stream(bug == Some(Bug::ClaimIgnoresStream));
 }
 
 /// Whether this bug is in force.

@@ -7,7 +7,7 @@ use crate::keys::{
 };
 use crate::operation::{commit, decode_value, list, put, put_if_unchanged, read, read_all, unchanged};
 use crate::operation::{Listing, OperationError, Versioned};
-use crate::planted::{self, Comparison};
+use crate::planted;
 use crate::store::{Compare, Metastore, MetastoreError, Op, Revision, Txn, TXN_OPS_MAX};
 use bytes::Bytes;
 use kafscale_codec::types::TopicId;
@@ -127,7 +127,7 @@ pub async fn claim_partitions(store: &dyn Metastore, claim: &Claim<'_>) -> Resul
     let topics: BTreeSet<_> = claim.writes.iter().map(|write| write.topic_id).collect();
     txn.compares
         .extend(topics.into_iter().map(deleted_key).map(Compare::Absent));
-    if !planted::is_left_out(Comparison::Stream) {
+    if !planted::stream_is_ignored() {
         let (stream, revision) = claim.stream;
         txn.compares.push(Compare::ModRevision(stream_key(stream), revision));
     }

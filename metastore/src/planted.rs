@@ -1,33 +1,27 @@
-//! Comparisons that a test leaves out of a claim, to see that the simulator finds what then goes wrong.
+//! A bug planted on purpose: claims that do not compare the record of the claimer's stream.
 //!
-//! Without the feature `planted-bugs` nothing of this is in the program; with it, a comparison is left out only on a thread
-//! that has called [`leave_out`].
-
-/// A comparison of a claim.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(feature = "planted-bugs"), allow(dead_code, reason = "named by tests only"))]
-pub enum Comparison {
-    /// That the stream is open.
-    Stream,
-}
+//! Without the feature `planted-bugs` nothing of this is in the program; with it, the bug is in force only on a thread that has
+//! called [`ignore_stream`].
 
 #[cfg(feature = "planted-bugs")]
 thread_local! {
-    static LEFT_OUT: std::cell::Cell<Option<Comparison>> = const { std::cell::Cell::new(None) };
+    static STREAM_IGNORED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Leaves a comparison out on this thread, or none.
+/// Puts the bug in force on this thread, or ends it.
 #[cfg(feature = "planted-bugs")]
-pub fn leave_out(comparison: Option<Comparison>) {
-    LEFT_OUT.set(comparison);
+pub fn ignore_stream(ignore: bool) {
+    STREAM_IGNORED.set(ignore);
 }
 
+/// Whether it is in force.
 #[cfg(feature = "planted-bugs")]
-pub(crate) fn is_left_out(comparison: Comparison) -> bool {
-    LEFT_OUT.get() == Some(comparison)
+pub(crate) fn stream_is_ignored() -> bool {
+    STREAM_IGNORED.get()
 }
 
+/// Whether it is in force: never.
 #[cfg(not(feature = "planted-bugs"))]
-pub(crate) const fn is_left_out(_: Comparison) -> bool {
+pub(crate) const fn stream_is_ignored() -> bool {
     false
 }

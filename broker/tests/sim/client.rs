@@ -18,6 +18,8 @@ use std::time::Duration;
 
 const RESPONSE_MAX: usize = 16 << 20;
 
+const INIT_PRODUCER_ID: i16 = 4;
+
 /// One connection.
 pub struct Connection {
     stream: SimStream,
@@ -103,6 +105,19 @@ impl Client {
         })
     }
 
+    /// An idempotent producer's id and epoch; asks until it gets them.
+    pub async fn producer_id(&self) -> (i64, i16) {
+        loop {
+            let init = self
+                .ask_anyone(INIT_PRODUCER_ID, &InitProducerIdRequest::default())
+                .await;
+            if init.error_code == ErrorCode::NONE {
+                return (init.producer_id, init.producer_epoch);
+            }
+            self.back_off().await;
+        }
+    }
+
     /// A connection to any broker; tries until one lets it in.
     pub async fn bootstrap(&self) -> Connection {
         loop {
@@ -179,31 +194,30 @@ impl Client {
             .collect()
     }
 
-    /// A connection to a partition's leader; looks until it finds one, since a partition that is refused has a leader too.
-    pub async fn connect_to_leader(&self, place: &Place) -> Connection {
-        loop {
-            if let Some((leader, _)) = self.leaders(topic_of(place)).await.get(&place.1) {
-                if let Ok(connection) = self.connect(*leader).await {
-                    return connection;
-                }
-            }
-            self.back_off().await;
+    /// A connection to the broker that leads a partition as somebody knows it.
+    pub async fn leader_of(&self, place: &Place) -> io::Result<Connection> {
+        match self.leaders(topic_of(place)).await.get(&place.1) {
+            Some((leader, _)) => self.connect(*leader).await,
+            None => Err(io::Error::other(format!("{place:?} has no leader"))),
         }
     }
 
-    /// Whether whoever was refused all the time since then takes a partition for refused.
-    pub fn gives_up(&self, place: &Place, since: Option<Instant>) -> bool {
-        let is_long = since.is_some_and(|since| self.world.now() - since >= REFUSAL_PATIENCE);
-        is_long && self.refusable.borrow().contains(place)
+    /// The same; looks until there is one, since a partition that is refused has a leader too.
+    pub async fn connect_to_leader(&self, place: &Place) -> Connection {
+        loop {
+            match self.leader_of(place).await {
+                Ok(connection) => return connection,
+                Err(_) => self.back_off().await,
+            }
+        }
     }
 
     /// Patience with a partition, from now on.
     pub fn patience(&self, place: &Place) -> Patience<'_> {
         Patience {
             client: self,
-            place: (topic_of(place).to_string(), place.1),
-            since: None,
-            refused: false,
+            place: place.clone(),
+            refusal: Refusal::default(),
         }
     }
 
@@ -214,31 +228,45 @@ impl Client {
     }
 }
 
+/// For how long a partition has been refused: since when each answer was KAFKA_STORAGE_ERROR. Any other error has to pass, so
+/// a client that waits for it runs into the limit on progress.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Refusal(Option<Instant>);
+
+impl Refusal {
+    /// The partition was answered.
+    pub fn answered(&mut self, error: ErrorCode, now: Instant) {
+        self.0 = (error == ErrorCode::KAFKA_STORAGE_ERROR).then(|| self.0.unwrap_or(now));
+    }
+
+    /// Whether it is time to give the partition up, which may be refused.
+    pub fn is_final(&self, client: &Client, place: &Place) -> bool {
+        let is_long = self
+            .0
+            .is_some_and(|since| client.world.now() - since >= REFUSAL_PATIENCE);
+        is_long
+            && client
+                .refusable
+                .borrow()
+                .contains(&(topic_of(place).to_string(), place.1))
+    }
+}
+
 /// How long somebody tries: forever, unless the partition may be refused, and is.
 pub struct Patience<'a> {
     client: &'a Client,
     place: Place,
-    /// Since when it may be refused.
-    since: Option<Instant>,
-    /// Whether the last answer was a refusal.
-    refused: bool,
+    refusal: Refusal,
 }
 
 impl Patience<'_> {
-    /// Whether the partition counts as refused. Asked after each attempt that failed. Any error but KAFKA_STORAGE_ERROR has
-    /// to pass: a client that waits for it runs into the limit on progress.
-    pub fn is_over(&mut self) -> bool {
-        let now = self.client.world.now();
-        self.client.refusable.borrow().contains(&self.place)
-            && now - *self.since.get_or_insert(now) >= REFUSAL_PATIENCE
-            && self.refused
+    /// Whether the partition counts as refused.
+    pub fn is_over(&self) -> bool {
+        self.refusal.is_final(self.client, &self.place)
     }
 
     /// What the last attempt was answered.
     pub fn answered(&mut self, error: ErrorCode) {
-        match error {
-            ErrorCode::NONE => (self.since, self.refused) = (None, false),
-            error => self.refused = error == ErrorCode::KAFKA_STORAGE_ERROR,
-        }
+        self.refusal.answered(error, self.client.world.now());
     }
 }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 const PRODUCE: i16 = 9;
+const DESCRIBE_PRODUCERS: i16 = 0;
 
 /// How long producers are remembered in a run that has a sleeper.
 pub const EXPIRATION: Duration = Duration::from_secs(12);
@@ -59,16 +60,11 @@ pub async fn sleeper(work: Rc<Work>, number: u32, place: Place) {
 }
 
 async fn begin(work: &Work) -> Session {
-    loop {
-        let init = work.client.ask_anyone(4, &InitProducerIdRequest::default()).await;
-        if init.error_code == ErrorCode::NONE {
-            return Session {
-                producer_id: init.producer_id,
-                producer_epoch: init.producer_epoch,
-                sequence: 0,
-            };
-        }
-        work.client.back_off().await;
+    let (producer_id, producer_epoch) = work.client.producer_id().await;
+    Session {
+        producer_id,
+        producer_epoch,
+        sequence: 0,
     }
 }
 
@@ -104,9 +100,7 @@ async fn attempt(work: &Work, place: &Place, session: &Session, id: RecordId) ->
     let mut builder = BatchBuilder::new().producer(session.producer_id, session.producer_epoch, session.sequence);
     builder.push(timestamp, None, Some(&value_of(id)), &[]);
     let batch = builder.build().map_err(io::Error::other)?;
-    let leaders = work.client.leaders(&place.0).await;
-    let (leader, _) = leaders.get(&place.1).ok_or_else(|| io::Error::other("no leader"))?;
-    let mut connection = work.client.connect(*leader).await?;
+    let mut connection = work.client.leader_of(place).await?;
     let request = produce_request(&place.0, -1, vec![(place.1, batch)]);
     let response = connection.ask(PRODUCE, &request).await?;
     let answer = &response.responses[0].partition_responses[0];
@@ -130,19 +124,17 @@ async fn remembered(work: &Work, place: &Place) -> Vec<i64> {
         }],
     };
     for _ in 0..100 {
-        let leaders = work.client.leaders(&place.0).await;
-        if let Some((leader, _)) = leaders.get(&place.1) {
-            if let Ok(mut connection) = work.client.connect(*leader).await {
-                if let Ok(response) = connection.ask(0, &request).await {
-                    let answer = &response.topics[0].partitions[0];
-                    if answer.error_code == ErrorCode::NONE {
-                        return answer
-                            .active_producers
-                            .iter()
-                            .map(|producer| producer.producer_id)
-                            .collect();
-                    }
-                }
+        let described = async {
+            work.client
+                .leader_of(place)
+                .await?
+                .ask(DESCRIBE_PRODUCERS, &request)
+                .await
+        };
+        if let Ok(response) = described.await {
+            let answer = &response.topics[0].partitions[0];
+            if answer.error_code == ErrorCode::NONE {
+                return answer.active_producers.iter().map(|one| one.producer_id).collect();
             }
         }
         work.client.back_off().await;

@@ -2,8 +2,7 @@
 //! book of its own.
 
 use crate::checkers::ledger::{record_id, value_of, Place, RecordId};
-use crate::client::Connection;
-use crate::workload::{idempotent_producer, topic_of, Work};
+use crate::workload::{idempotent_producer, Work};
 use kafscale_codec::error_code::ErrorCode;
 use kafscale_codec::messages::*;
 use kafscale_codec::record_batch::{self, BatchBuilder};
@@ -86,15 +85,6 @@ async fn create(work: &Work, topic: &str, old: &BTreeSet<TopicId>) -> TopicId {
     }
 }
 
-/// A connection to a broker that may lead the topic's one partition.
-async fn leader(work: &Work, place: &Place) -> io::Result<Connection> {
-    let leaders = work.client.leaders(topic_of(place)).await;
-    match leaders.get(&0) {
-        Some((leader, _)) => work.client.connect(*leader).await,
-        None => Err(io::Error::other("no leader")),
-    }
-}
-
 async fn write(work: &Work, id: TopicId, place: &Place, record: RecordId) -> io::Result<()> {
     let mut builder = BatchBuilder::new();
     builder.push(work.draw_timestamp(), None, Some(&value_of(record)), &[]);
@@ -112,7 +102,7 @@ async fn write(work: &Work, id: TopicId, place: &Place, record: RecordId) -> io:
             ..TopicProduceData::default()
         }],
     };
-    let mut connection = leader(work, place).await?;
+    let mut connection = work.client.leader_of(place).await?;
     work.ledger.sent(place, record);
     let response = connection.ask(PRODUCE_BY_ID, &request).await?;
     let answer = &response.responses[0].partition_responses[0];
@@ -162,7 +152,7 @@ async fn read_on(work: &Work, id: TopicId, place: &Place, found: &mut Vec<Record
         }],
         ..FetchRequest::default()
     };
-    let response = leader(work, place).await?.ask(FETCH_BY_ID, &request).await?;
+    let response = work.client.leader_of(place).await?.ask(FETCH_BY_ID, &request).await?;
     let Some(data) = response.responses.iter().flat_map(|topic| &topic.partitions).next() else {
         return Err(io::Error::other("no answer"));
     };

@@ -2,7 +2,7 @@
 
 use crate::checkers::groups::GroupBook;
 use crate::checkers::ledger::{record_id, value_of, Ledger, Place, RecordId};
-use crate::client::{Client, Connection};
+use crate::client::{Client, Connection, Refusal};
 use crate::executor::EPOCH_MS;
 use crate::legacy::message_set;
 use crate::session::Reader;
@@ -169,13 +169,7 @@ pub async fn idempotent_producer(work: Rc<Work>, number: u32, place: Place, batc
     work.doing(&who, || "asks for its id".to_string());
     work.ledger.expect_order(number);
     let client = &work.client;
-    let init = loop {
-        let init = client.ask_anyone(4, &InitProducerIdRequest::default()).await;
-        match init.error_code {
-            ErrorCode::NONE => break init,
-            _ => client.back_off().await,
-        }
-    };
+    let (producer_id, producer_epoch) = client.producer_id().await;
     let (mut queue, mut made, mut sequence, mut sent) = (VecDeque::<Batch>::new(), 0usize, 0i32, 0u32);
     let mut open: Option<(Connection, VecDeque<i32>)> = None;
     let mut last_error = ErrorCode::NONE;
@@ -185,8 +179,8 @@ pub async fn idempotent_producer(work: Rc<Work>, number: u32, place: Place, batc
             let count = client.world.draw(|random| random.between(1, 4)) as u32;
             let ids: Vec<RecordId> = (sent..sent + count).map(|at| record_id(number, at)).collect();
             let mut builder = BatchBuilder::new().compression(work.draw_compression()).producer(
-                init.producer_id,
-                init.producer_epoch,
+                producer_id,
+                producer_epoch,
                 sequence,
             );
             let timestamp = work.draw_timestamp();
@@ -354,8 +348,7 @@ pub struct Position {
     /// The newest epoch heard of: a client does not go back to an older leader.
     epoch: i32,
     leader: Option<i32>,
-    /// Since when each answer was KAFKA_STORAGE_ERROR.
-    refused_since: Option<Instant>,
+    refusal: Refusal,
 }
 
 impl Position {
@@ -387,7 +380,7 @@ pub async fn consumer(work: Rc<Work>, number: u32, topic: String, partitions: i3
                 Some(ends) => {
                     let place = (topic.clone(), *at);
                     ends.get(&place).is_none_or(|end| positions[at].offset >= *end)
-                        || work.client.gives_up(&place, positions[at].refused_since)
+                        || positions[at].refusal.is_final(&work.client, &place)
                 }
                 None => false,
             };
@@ -495,14 +488,11 @@ async fn fetch_some(
             }
             error => {
                 position.leader = None;
-                position.refused_since = match error {
-                    ErrorCode::KAFKA_STORAGE_ERROR => position.refused_since.or(Some(world.now())),
-                    _ => None,
-                };
+                position.refusal.answered(error, world.now());
                 continue;
             }
         }
-        position.refused_since = None;
+        position.refusal.answered(ErrorCode::NONE, world.now());
         take_records(work, &place, data, &mut position.offset);
     }
     Ok(())
@@ -582,8 +572,7 @@ pub async fn end_offset(work: &Work, place: &Place) -> Option<i64> {
 async fn start_offset(work: &Work, place: &Place) -> Option<i64> {
     let known = work.ledger.start_known(place);
     let start = list_offset(&work.client, place, EARLIEST).await?;
-    work.ledger.start_found(place, known, start);
-    work.ledger.start_told(place, start);
+    work.ledger.start_told(place, known, start);
     Some(start)
 }
 
@@ -604,7 +593,7 @@ pub async fn end_watcher(work: Rc<Work>, places: Vec<Place>, questions: usize) {
         });
         if let Ok(Ok(found)) = ask_offset(&mut connection, &place, asked).await {
             match asked {
-                EARLIEST => work.ledger.start_found(&place, start_known, found),
+                EARLIEST => work.ledger.start_told(&place, start_known, found),
                 LATEST => work.ledger.end_told(&place, end_known, found),
                 time => work
                     .ledger

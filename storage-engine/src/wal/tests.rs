@@ -174,9 +174,15 @@ fn a_batch_of_another_offset_or_of_a_later_epoch_is_not_the_runs() {
     let mut batch = batch.build().unwrap().to_vec();
     stamp(&mut batch, 15, 4);
     assert_eq!(batch_of_run(&batch, 15, 18, 4).unwrap().next_offset(), 18);
-    assert!(batch_of_run(&batch, 15, 20, 7).is_ok(), "a merged run has batches of earlier epochs");
+    assert!(
+        batch_of_run(&batch, 15, 20, 7).is_ok(),
+        "a merged run has batches of earlier epochs"
+    );
     for (offset, end, epoch) in [(14, 20, 4), (16, 20, 4), (15, 17, 4), (15, 18, 3)] {
-        assert!(batch_of_run(&batch, offset, end, epoch).is_err(), "{offset} to {end} of {epoch}");
+        assert!(
+            batch_of_run(&batch, offset, end, epoch).is_err(),
+            "{offset} to {end} of {epoch}"
+        );
     }
     // The CRC does not cover it: 15 becomes 35,184,372,088,847.
     batch[2] ^= 0x20;

@@ -127,7 +127,7 @@ impl Ledger {
     }
 
     /// A partition begins at `start`: what is before it was deleted, or its topic's limits let it go.
-    pub fn start_told(&self, place: &Place, start: i64) {
+    fn start_is_due(&self, place: &Place, start: i64) {
         let logs = self.logs.borrow();
         let Some(log) = logs.get(place) else { return };
         if start <= log.deletable {
@@ -203,12 +203,13 @@ impl Ledger {
     }
 
     /// A broker says that a partition begins at `start`; when it was asked, it was known to begin at `known` at least.
-    pub fn start_found(&self, place: &Place, known: i64, start: i64) {
+    pub fn start_told(&self, place: &Place, known: i64, start: i64) {
         if start < known {
             self.world.violate(format!(
                 "{place:?}: begins at {start}, when {known} was known before it was asked for"
             ));
         }
+        self.start_is_due(place, start);
         let mut logs = self.logs.borrow_mut();
         let log = logs.entry(place.clone()).or_default();
         log.start = log.start.max(start);
@@ -369,7 +370,7 @@ impl Ledger {
 
     /// The whole partition as it is after everything: record ids from its first offset on.
     pub fn whole(&self, place: &Place, start: i64, found: &[RecordId]) {
-        self.start_told(place, start);
+        self.start_is_due(place, start);
         let logs = self.logs.borrow();
         let Some(log) = logs.get(place) else { return };
         if start < log.deleted || (start > log.deletable && log.limits.is_none()) {
